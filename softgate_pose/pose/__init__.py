@@ -1,0 +1,1 @@
+"""Skeletons, geometry, heatmaps and metrics: pure functions on batched tensors."""
