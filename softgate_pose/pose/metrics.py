@@ -1,0 +1,136 @@
+"""PCKh and PCK, as the field computes them.
+
+A keypoint is correct when its distance from the annotation is at most a threshold times a length of
+that person: the head size (PCKh) or the torso (PCK). Only labelled keypoints of people that have such
+a length count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softgate_pose.pose.skeleton import LIMBS, Skeleton
+
+__all__ = ["PckResult", "head_sizes", "normalized_distances", "pck", "pck_table", "pckh_table", "torso_sizes"]
+
+HEAD_SIZE_FACTOR = 0.6
+"""MPII's head size is this times the diagonal of the head box ("SC_BIAS" in its evaluation)."""
+
+_PAIRED = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+
+
+@dataclass(frozen=True)
+class PckResult:
+    """Shares of correct keypoints, in percent.
+
+    Attributes:
+        per_keypoint: Name to percent; NaN where none is labelled.
+        counts: Name to the number of labelled keypoints that were scored.
+        people: People scored.
+        left_out: People without a labelled keypoint or without a length to measure by.
+        threshold: The threshold, as a share of that length.
+    """
+
+    per_keypoint: Mapping[str, float]
+    counts: Mapping[str, int]
+    people: int
+    left_out: int
+    threshold: float
+
+    def mean(self, keypoints: Sequence[str]) -> float:
+        """The mean over the named keypoints, weighted by how many of each are labelled; NaN for none."""
+        total = sum(self.counts[name] for name in keypoints)
+        correct = sum(self.per_keypoint[name] * self.counts[name] for name in keypoints if self.counts[name])
+        return correct / total if total else float("nan")
+
+
+def normalized_distances(predictions: Tensor, keypoints: Tensor, labelled: Tensor, lengths: Tensor) -> Tensor:
+    """Distances in units of each person's own length, (N, K) float64; NaN where nothing is to be scored.
+
+    A prediction that is NaN is infinitely far.
+
+    Args:
+        predictions: (N, K, 2) in image pixels.
+        keypoints: (N, K, 2) in image pixels.
+        labelled: (N, K) bool.
+        lengths: (N,) in image pixels. People whose length is not above 0 are not scored.
+
+    Raises:
+        ValueError: If the shapes do not agree.
+    """
+    people, num_keypoints = keypoints.shape[0], keypoints.shape[1]
+    expected = ((people, num_keypoints, 2), (people, num_keypoints, 2), (people, num_keypoints), (people,))
+    found = tuple(tuple(t.shape) for t in (predictions, keypoints, labelled, lengths))
+    if found != expected:
+        raise ValueError(
+            "predictions, keypoints, labelled and lengths must have shapes (N, K, 2), (N, K, 2), (N, K) and (N,); "
+            f"got {', '.join(map(str, found))}."
+        )
+    distances = torch.linalg.vector_norm(predictions.double() - keypoints.double(), dim=-1)
+    distances = torch.where(distances.isnan(), torch.inf, distances) / lengths.double().unsqueeze(1)
+    scored = labelled.bool() & (lengths > 0).unsqueeze(1)
+    return torch.where(scored, distances, torch.nan)
+
+
+def pck(distances: Tensor, names: Sequence[str], threshold: float) -> PckResult:
+    """The share of ``distances`` (N, K), as ``normalized_distances`` gives them, that are <= threshold."""
+    scored = ~distances.isnan()
+    counts = scored.sum(dim=0).tolist()
+    correct = (scored & (distances <= threshold)).sum(dim=0).tolist()
+    people = int(scored.any(dim=1).sum())
+    return PckResult(
+        {n: 100 * c / k if k else float("nan") for n, c, k in zip(names, correct, counts, strict=True)},
+        dict(zip(names, counts, strict=True)),
+        people,
+        len(distances) - people,
+        threshold,
+    )
+
+
+def head_sizes(head_boxes: Tensor) -> Tensor:
+    """MPII's head sizes (N,) from head boxes (N, 4) as (x0, y0, x1, y1)."""
+    diagonals: Tensor = torch.linalg.vector_norm(head_boxes[:, 2:] - head_boxes[:, :2], dim=1)
+    return HEAD_SIZE_FACTOR * diagonals
+
+
+def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tensor:
+    """Left shoulder to right hip (N,), 0 where either is not labelled, from (N, K, 2) and (N, K)."""
+    indices = skeleton.indices(("left_shoulder", "right_hip"))
+    if len(indices) != 2:
+        raise ValueError(f"PCK needs a left_shoulder and a right_hip; skeleton {skeleton.name!r} lacks them.")
+    shoulder, hip = indices
+    size = torch.linalg.vector_norm(keypoints[:, shoulder] - keypoints[:, hip], dim=-1)
+    return torch.where(labelled[:, shoulder] & labelled[:, hip], size, torch.zeros_like(size))
+
+
+def pckh_table(result: PckResult) -> dict[str, float]:
+    """PCKh per part, as MPII results are reported: head, six pairs of joints, mean, and the 12 limb joints.
+
+    ``head`` is the head top alone; a pair is the plain mean of its sides; ``mean`` is over every
+    keypoint but pelvis and thorax, and ``limbs`` over the limb joints, both weighted by how many of
+    each are labelled. Parts that the skeleton lacks are left out.
+
+    Source: the evaluation published with HRNet.
+    """
+    return _table(result, head=("head_top",))
+
+
+def pck_table(result: PckResult) -> dict[str, float]:
+    """PCK per part, as LSP results are reported: as ``pckh_table``, with neck and head top as ``head``."""
+    return _table(result, head=("neck", "head_top"))
+
+
+def _table(result: PckResult, head: tuple[str, ...]) -> dict[str, float]:
+    parts = {"head": head} | {part: (f"right_{part}", f"left_{part}") for part in _PAIRED}
+    table = {}
+    for part, names in parts.items():
+        values = [result.per_keypoint[name] for name in names if result.counts.get(name)]
+        if values:
+            table[part] = sum(values) / len(values)
+    table["mean"] = result.mean([name for name in result.counts if name not in ("pelvis", "thorax")])
+    table["limbs"] = result.mean([name for name in LIMBS if name in result.counts])
+    return table
