@@ -1,0 +1,173 @@
+"""The zoo: the named configs, and which of them have weights. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from softgate_pose.config import PoseConfig
+
+__all__ = ["MODELS", "ModelEntry", "PretrainedEntry", "get_entry", "get_pretrained", "list_models", "list_pretrained"]
+
+BUNDLED = Path(__file__).parent / "pretrained"
+"""Weights inside the package: one folder for each ``model.tag``, as ``save_pretrained`` writes it."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A named config and its budget.
+
+    Attributes:
+        config: The architecture at the paper's input of 256×256 and MPII's 16 keypoints.
+        params: Learned parameters of that network, counted.
+        macs: Multiply-adds of one 256×256 image, counted with torch's flop counter (2 FLOPs each).
+        paper_params: Millions, as the paper prints them.
+        paper_macs: Billions, as the paper prints them; None where it does not.
+        paper_pckh: The paper's PCKh@0.5 on MPII, with its own training; None where it does not give one.
+    """
+
+    config: PoseConfig
+    params: int
+    macs: int
+    paper_params: float
+    paper_macs: float | None
+    paper_pckh: str | None
+
+
+@dataclass(frozen=True)
+class PretrainedEntry:
+    """Published weights of a named config.
+
+    Attributes:
+        model: Name in the zoo.
+        tag: What tells these weights from others of the same model.
+        sha256: Of ``model.safetensors``.
+        folder: Where they lie inside the package, or None.
+        repo: Hub repository ``owner/name``, or None.
+        revision: The Hub commit they are pinned to.
+    """
+
+    model: str
+    tag: str
+    sha256: str
+    folder: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.tag}"
+
+
+def _entry(
+    name: str,
+    num_stacks: int,
+    width: int,
+    counted: tuple[int, int],
+    paper: tuple[float, float | None, str | None],
+) -> tuple[str, ModelEntry]:
+    config = PoseConfig(name=name, num_stacks=num_stacks, width=width)
+    (params, macs), (paper_params, paper_macs, paper_pckh) = counted, paper
+    return name, ModelEntry(config, params, macs, paper_params, paper_macs, paper_pckh)
+
+
+# stacks, width, (parameters, MACs) as counted, (million parameters, billion MACs, PCKh) as the paper prints.
+# All but the two at the end are the paper's budgets for its comparison with CU-Net.
+MODELS: Mapping[str, ModelEntry] = dict(
+    (
+        _entry("sgpose_0m5_1s", 1, 68, (504_338, 768_213_408), (0.5, 0.80, "81.6")),
+        _entry("sgpose_1m0_2s", 2, 68, (975_475, 1_278_858_048), (1.0, 1.39, "84.8")),
+        _entry("sgpose_1m4_2s", 2, 80, (1_345_432, 1_733_268_480), (1.4, 1.75, "85.7")),
+        _entry("sgpose_1m9_2s", 2, 96, (1_931_024, 2_445_889_536), (1.9, 2.43, "86.4")),
+        _entry("sgpose_2m4_2s", 2, 108, (2_439_455, 3_060_410_688), (2.4, 3.10, "86.7")),
+        _entry("sgpose_2m9_2s", 2, 120, (3_007_232, 3_743_550_720), (2.9, 3.75, "87.1")),
+        _entry("sgpose_3m4_2s", 2, 128, (3_418_720, 4_237_099_008), (3.4, 4.27, "88.0")),
+        _entry("sgpose_small_4s", 4, 144, (8_514_568, 9_853_396_992), (8.5, 9.9, "89.5 val, 91.1 test")),
+        _entry("sgpose_wide_4s", 4, 256, (26_804_672, 30_570_708_992), (26.0, None, "92.4 test")),
+    )
+)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names in the zoo, smallest model first, that match a wildcard such as ``"sgpose_*_2s"``."""
+    return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
+
+
+def list_pretrained(pattern: str = "*") -> list[str]:
+    """The names ``model.tag`` of all published weights that match a wildcard.
+
+    A pattern without a dot is matched against the model's name.
+    """
+    return [
+        name
+        for name, entry in _pretrained().items()
+        if fnmatch.fnmatchcase(name if "." in pattern else entry.model, pattern)
+    ]
+
+
+def get_entry(name: str) -> ModelEntry:
+    """The entry of a named config.
+
+    Raises:
+        ValueError: If there is none of that name; the message names the closest.
+    """
+    if name not in MODELS:
+        raise ValueError(f"Unknown model {name!r}.{_did_you_mean(name, MODELS)} list_models() shows all {len(MODELS)}.")
+    return MODELS[name]
+
+
+def get_pretrained(name: str) -> PretrainedEntry:
+    """The published weights ``model`` (its first) or ``model.tag``.
+
+    Raises:
+        ValueError: If the model or the tag is unknown, or nobody has published weights of the model.
+    """
+    model, dot, tag = name.partition(".")
+    get_entry(model)
+    published = [entry for entry in _pretrained().values() if entry.model == model]
+    if not published:
+        raise ValueError(
+            f"No weights of {model!r} are published yet. Weights exist for: {', '.join(_pretrained()) or 'none'}. "
+            "Build the network without them (pretrained=False), or load your own (checkpoint=...)."
+        )
+    for entry in published:
+        if not dot or entry.tag == tag:
+            return entry
+    raise ValueError(f"No weights {name!r}; {model} has {', '.join(repr(entry.name) for entry in published)}.")
+
+
+def read_card(entry: PretrainedEntry) -> dict[str, Any]:
+    """What is known of bundled weights: data, recipe, measured figures (``training.json``)."""
+    if entry.folder is None:
+        return {}
+    data: dict[str, Any] = json.loads((entry.folder / "training.json").read_text(encoding="utf-8"))
+    return data
+
+
+@cache
+def _pretrained() -> Mapping[str, PretrainedEntry]:
+    """All published weights, best model first within each name as ``index.json`` lists them."""
+    rows = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
+    entries = [
+        PretrainedEntry(
+            row["model"],
+            row["tag"],
+            row["sha256"],
+            BUNDLED / f"{row['model']}.{row['tag']}" if row.get("bundled") else None,
+            row.get("repo"),
+            row.get("revision"),
+        )
+        for row in rows
+    ]
+    return {entry.name: entry for entry in entries}
+
+
+def _did_you_mean(name: str, names: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
