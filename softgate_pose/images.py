@@ -1,0 +1,163 @@
+"""Photos: open what people have, and turn it into the tensors a network takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+from softgate_pose.config import PoseConfig
+
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "load_image", "normalize", "open_image"]
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor"
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""What a folder is searched for. A file that is named directly may be of any format Pillow reads."""
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image file whole, turned upright as its EXIF orientation says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an image, is cut short, or is too large to be a photo
+            (``PIL.Image.MAX_IMAGE_PIXELS``); the message names the file and the reason.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No image {path}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected an image file.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes), expected an image.")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is refused: {error}") from None
+    # Pillow's decoders raise many types on damaged files, struct.error and SyntaxError among them.
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+
+
+def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
+    """Any kind of image as a tensor (C, H, W), colours in 0..255.
+
+    =================  ==============================================================================
+    path, PIL image    turned upright as EXIF says; every Pillow mode. Transparent parts are shown on
+                       white; 16-bit values keep their upper byte; floats are 0..1, or 0..255 where
+                       any is above 1.
+    NumPy array        (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow: uint8, uint16, or
+                       floating point in 0..1
+    tensor             (C, H, W) as torchvision: uint8, or floating point in 0..1; C = ``in_chans``
+    =================  ==============================================================================
+
+    Args:
+        image: The image.
+        in_chans: 3 for RGB, 1 for grey. For another number only arrays (H, W, C) and tensors will do.
+
+    Returns:
+        (C, H, W): uint8, or float32 for floating point arrays and tensors.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        TypeError: If ``image`` is none of these kinds.
+        ValueError: If it cannot be read, has no pixels, has a NaN, or has other channels.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        image = open_image(image)
+    if isinstance(image, Image.Image):
+        return _from_pil(ImageOps.exif_transpose(image), in_chans)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, in_chans)
+    if isinstance(image, Tensor):
+        return _from_tensor(image, in_chans)
+    raise TypeError(f"An image must be a path, PIL image, NumPy array or tensor, got {type(image).__name__}.")
+
+
+def normalize(images: Tensor, config: PoseConfig) -> Tensor:
+    """What the network takes: colours in 0..255, (B, C, H, W), to float with the config's mean and std."""
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    mean = torch.tensor(config.mean, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(config.std, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+    return (images.to(dtype) / 255 - mean) / std
+
+
+def _from_pil(image: Image.Image, in_chans: int) -> Tensor:
+    if min(image.size) < 1:
+        raise ValueError(f"The image has no pixels: {image.size[0]} × {image.size[1]}.")
+    if in_chans not in (1, 3):
+        raise ValueError(f"A photo has 3 channels, or 1 as grey; the model takes {in_chans}. Pass a tensor (C, H, W).")
+    array = np.array(_to_rgb(image).convert("RGB" if in_chans == 3 else "L"))
+    return torch.from_numpy(array.reshape(*array.shape[:2], in_chans)).permute(2, 0, 1).contiguous()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as one that ``convert("RGB")`` takes without loss of meaning."""
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray(_grey_bytes(values, fraction=mode == "F"))
+    if mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+    if mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if mode == "La" else "RGBA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _grey_bytes(values: np.ndarray[Any, Any], *, fraction: bool) -> np.ndarray[Any, Any]:
+    """Grey values of a wide mode as bytes: fractions of 1, 16 bits, or bytes already."""
+    values = np.nan_to_num(values, nan=0.0)
+    top = values.max(initial=0)
+    if fraction and top <= 1:
+        values = values * 255
+    elif not fraction and top > 255:
+        values = values / 257
+    return values.clip(0, 255).round().astype(np.uint8)
+
+
+def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"An image array must have shape (H, W) or (H, W, C), got {array.shape}.")
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.shape[2] == 4 and in_chans == 3:  # RGBA
+        opaque = np.asarray(255 if array.dtype == np.uint8 else 1, dtype=np.float64)
+        alpha = array[..., 3:].astype(np.float64) / opaque
+        array = (array[..., :3] * alpha + opaque * (1 - alpha)).round(0 if opaque == 255 else 6).astype(array.dtype)
+    if array.shape[2] == 1 and in_chans == 3:
+        array = array.repeat(3, axis=2)
+    if array.shape[2] == 3 and in_chans == 1:
+        array = (array @ np.array([0.299, 0.587, 0.114])).astype(array.dtype)[..., None]
+    return _from_tensor(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), in_chans)
+
+
+def _from_tensor(image: Tensor, in_chans: int) -> Tensor:
+    if image.dim() != 3 or 0 in image.shape or image.shape[0] != in_chans:
+        raise ValueError(
+            f"An image tensor must have shape (C, H, W) with C = {in_chans}, the model's in_chans; "
+            f"got {tuple(image.shape)}."
+        )
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise ValueError(f"An image must be uint8, or floating point in 0..1; got {image.dtype}.")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):  # also when one is NaN
+        raise ValueError(f"A floating point image must have values in 0..1, without NaN; got {low:g} to {high:g}.")
+    return image.float() * 255

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from softgate_pose import PoseConfig
+from softgate_pose.images import load_image, normalize, open_image
+
+EXIF_ORIENTATION = 0x0112
+
+MODES = [
+    "1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "RGBX",
+    "La", "RGBa", "I;16", "I;16L", "I;16B",
+]  # fmt: skip
+
+
+def image_of_mode(mode, size=(12, 8)):
+    """A picture, left half dark and right half light, in any Pillow mode."""
+    row = np.where(np.arange(size[0]) < size[0] // 2, 40, 200).astype(np.uint8)
+    grey = Image.fromarray(np.tile(row, (size[1], 1)))
+    if mode.startswith("I;16"):
+        wide = np.asarray(grey).astype(np.uint16) * 257
+        if mode == "I;16B":
+            return Image.frombytes(mode, size, wide.astype(">u2").tobytes())
+        return Image.frombytes(mode, size, wide.astype("<u2").tobytes())
+    if mode == "I":
+        return Image.fromarray(np.asarray(grey).astype(np.int32) * 257)
+    if mode == "F":
+        return Image.fromarray(np.asarray(grey).astype(np.float32) / 255)
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(grey.convert("RGB"), srgb, lab, outputMode="LAB")
+    if mode in ("La", "RGBa"):
+        return grey.convert("LA" if mode == "La" else "RGBA").convert(mode)
+    if mode == "1":
+        return grey.convert("1", dither=Image.Dither.NONE)
+    if mode in ("HSV", "YCbCr", "CMYK", "RGBX"):
+        return grey.convert("RGB").convert(mode)
+    return grey.convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_every_pillow_mode_shows_the_same_picture(mode, in_chans):
+    pixels = load_image(image_of_mode(mode), in_chans)
+    assert pixels.shape == (in_chans, 8, 12)
+    assert pixels.dtype == torch.uint8
+    dark, light = (0, 255) if mode == "1" else (40, 200)
+    assert (pixels[:, :, :5].float().mean() - dark).abs() <= 2
+    assert (pixels[:, :, 7:].float().mean() - light).abs() <= 2
+
+
+def test_palette_with_alpha_and_transparency():
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 2, 4))
+    for source in (image, image.convert("PA"), image.quantize(4)):
+        pixels = load_image(source)
+        assert pixels[:, 0, 3].tolist() == [255, 255, 255]  # transparent shows white
+        assert pixels[0, 0, 0] < 40
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    image = Image.new("RGB", (40, 24))
+    image.paste((255, 255, 255), (0, 0, 20, 12))  # bright top-left quarter, as stored
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image.save(tmp_path / "photo.png", exif=exif)
+    upright = load_image(tmp_path / "photo.png")[0].float()
+    height, width = upright.shape
+    assert (width, height) == ((40, 24) if orientation <= 4 else (24, 40))
+    quarters = upright.unflatten(0, (2, -1)).unflatten(2, (2, -1)).mean(dim=(1, 3))
+    where = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[orientation]
+    assert divmod(int(quarters.argmax()), 2) == where
+    assert torch.equal(load_image(Image.open(tmp_path / "photo.png"))[0].float(), upright)
+
+
+def test_arrays_and_tensors_are_the_same_picture(photo):
+    expected = load_image(photo)
+    array = np.asarray(photo)
+    fraction = array.astype(np.float64) / 255
+    for source in (array, fraction, fraction.astype(np.float32), array.astype(np.uint16) * 257):
+        torch.testing.assert_close(load_image(source).float(), expected.float(), atol=1e-3, rtol=0)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    assert torch.equal(load_image(tensor), expected)
+    torch.testing.assert_close(load_image(tensor.float() / 255), expected.float(), atol=1e-3, rtol=0)
+
+
+def test_grey_and_rgba_arrays():
+    assert load_image(np.full((4, 6), 7, dtype=np.uint8)).tolist() == [[[7] * 6] * 4] * 3
+    assert load_image(np.ones((4, 6, 1), dtype=bool)).eq(255).all()
+    assert load_image(np.zeros((4, 6, 4), dtype=np.uint8)).eq(255).all()  # transparent shows white
+    assert load_image(np.full((4, 6, 3), 9, dtype=np.uint8), in_chans=1).shape == (1, 4, 6)
+
+
+def test_other_numbers_of_channels_come_as_tensors():
+    assert load_image(torch.zeros(5, 4, 6, dtype=torch.uint8), in_chans=5).shape == (5, 4, 6)
+    with pytest.raises(ValueError, match=r"takes 5\. Pass a tensor"):
+        load_image(Image.new("RGB", (4, 4)), in_chans=5)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "match"),
+    [
+        (7, TypeError, "path, PIL image, NumPy array or tensor, got int"),
+        (None, TypeError, "got NoneType"),
+        (np.zeros((4,)), ValueError, r"\(H, W\) or \(H, W, C\), got \(4,\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), ValueError, r"\(0, 4, 3\)"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), ValueError, "C = 3"),
+        (np.zeros((4, 4, 3), dtype=np.int32), ValueError, "uint8, or floating point in 0..1"),
+        (np.full((4, 4, 3), 255.0), ValueError, "values in 0..1.*255"),
+        (np.full((4, 4, 3), np.nan), ValueError, "without NaN"),
+        (torch.zeros(3, 4), ValueError, r"\(C, H, W\) with C = 3"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError, r"got \(4, 4, 3\)"),
+        (torch.full((3, 4, 4), -1.0), ValueError, "values in 0..1"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, error, match):
+    with pytest.raises(error, match=match):
+        load_image(image)
+
+
+def test_files_that_cannot_be_read(tmp_path, photo):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        open_image(tmp_path / "missing.jpg")
+    with pytest.raises(ValueError, match="is a folder"):
+        open_image(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ValueError, match=r"empty\.jpg is empty \(0 bytes\)"):
+        open_image(tmp_path / "empty.jpg")
+    (tmp_path / "text.jpg").write_text("this is not a picture")
+    with pytest.raises(ValueError, match=r"text\.jpg cannot be read as an image"):
+        open_image(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_files(tmp_path, photo, suffix, share):
+    file = tmp_path / f"photo.{suffix}"
+    photo.save(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ValueError, match=r"photo\.\w+ cannot be read as an image"):
+        open_image(file)
+
+
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (40, 40)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"large\.png is refused"):
+        open_image(tmp_path / "large.png")
+
+
+def test_normalize_uses_the_configs_mean_and_std():
+    config = PoseConfig(mean=(0.5, 0.5, 0.0), std=(0.5, 0.25, 1.0))
+    images = torch.tensor([255, 255, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert normalize(images, config).flatten().tolist() == pytest.approx([1, 2, 1])
