@@ -1,15 +1,32 @@
 import logging
 import os
+import tempfile
 
 import pytest
 import torch
+from hub_server import serve
 from PIL import Image
 
 from softgate_pose import LSP, PoseConfig
 from softgate_pose.model.network import SoftGatePose
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Start a Hub on loopback before anything imports huggingface_hub, which reads the environment once."""
+    server = serve()
+    config.hub = server.__enter__()
+    config.add_cleanup(lambda: server.__exit__(None, None, None))
+    cache = tempfile.TemporaryDirectory(prefix="hub-cache-")
+    config.add_cleanup(cache.cleanup)
+    os.environ.update(
+        HF_ENDPOINT=config.hub.url,
+        HF_HUB_CACHE=cache.name,
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_XET="1",
+    )
 
 
 @pytest.fixture

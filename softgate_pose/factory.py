@@ -1,0 +1,154 @@
+"""create_model: from a name to a network that is ready to use."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softgate_pose import weights, zoo
+from softgate_pose.config import PoseConfig
+from softgate_pose.model.network import SoftGatePose
+from softgate_pose.pose.skeleton import Skeleton, get_skeleton
+
+__all__ = ["create_model"]
+
+logger = logging.getLogger(__name__)
+
+_HUB, _LOCAL = "hf-hub:", "local-dir:"
+
+
+def create_model(
+    name: str,
+    pretrained: bool | None = None,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_keypoints: int | None = None,
+    skeleton: str | Skeleton | Sequence[str] | None = None,
+    in_chans: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    **settings: Any,
+) -> SoftGatePose:
+    """Build a pose network, in evaluation mode.
+
+    ============================  =================================================================
+    ``sgpose_small_4s``           a named config; with ``pretrained=True`` its published weights
+    ``sgpose_0m5_1s.sports``      a named config and which of its weights
+    ``hf-hub:owner/repo[@rev]``   what ``push_to_hub`` published
+    ``local-dir:path``            what ``save_pretrained`` wrote
+    ============================  =================================================================
+
+    Args:
+        name: One of the above; ``list_models()`` and ``list_pretrained()`` show what there is.
+        pretrained: Load the weights. Left out, they are loaded where the name itself means weights:
+            with a tag, ``hf-hub:`` and ``local-dir:``.
+        checkpoint: Load these weights instead: a ``.safetensors`` file or a folder. The input size,
+            skeleton and normalisation come from it too, if it was saved by this package.
+        num_keypoints: Another number of keypoints, of which nothing is known. Their heads are new.
+        skeleton: Another skeleton: its name, a ``Skeleton``, or a list of keypoint names. The heads of
+            keypoints that the weights know by name are kept.
+        in_chans: Another number of input channels; the stem's weights are adapted.
+        device: Where to put it.
+        dtype: Of its parameters.
+        channels_last: Whether its weights use the channels-last layout, faster on most devices.
+        **settings: Other fields of ``PoseConfig``: ``gate``, ``alpha_init``, ``merge``, ``skip``,
+            ``num_stacks``, ``width``, ``depth``, ``input_size``, ``mean``, ``std``, ``heatmap``, ``sigma``.
+
+    Raises:
+        FileNotFoundError: If a file, folder or repository does not exist.
+        OSError: If a download fails.
+        RuntimeError: If the weights do not fit, or are not those that were published.
+        TypeError: If a setting is unknown.
+        ValueError: If the name or a setting's value is wrong, or there are no weights to load.
+    """
+    if checkpoint is not None and pretrained:
+        raise ValueError("Give either pretrained=True or checkpoint=, not both.")
+    allowed = {field.name for field in dataclasses.fields(PoseConfig)} - {"name", "skeleton", "in_chans"}
+    unknown = sorted(set(settings) - allowed)
+    if unknown:
+        raise TypeError(
+            f"create_model got unknown settings {', '.join(unknown)}; known are {', '.join(sorted(allowed))}."
+        )
+
+    base, found = _find(name, pretrained, checkpoint)
+    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    config = base.replace(**changes)
+    if found is not None and found.config is not None:
+        if checkpoint is not None:
+            _check_same_network(config, found.config, found.file)
+        config = found.config.replace(**changes)
+    if in_chans is not None:
+        config = config.with_in_chans(in_chans)
+    config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
+
+    model = SoftGatePose(config)
+    if found is not None:
+        tensors = weights.read_tensors(found.file)
+        if found.config is not None:
+            tensors, notes = weights.adapt_tensors(tensors, found.config, model)
+            for note in notes:
+                logger.warning("%s: %s.", config.name, note)
+        weights.load_tensors(model, tensors, str(found.file))
+    memory_format = torch.channels_last if channels_last else torch.preserve_format
+    model.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
+    return model.eval()
+
+
+def _find(
+    name: str, pretrained: bool | None, checkpoint: str | os.PathLike[str] | None
+) -> tuple[PoseConfig, weights.Checkpoint | None]:
+    """The config that a name stands for, and the weights to load, if any."""
+    if not isinstance(name, str):
+        raise ValueError(f"A model's name must be a text, got {name!r}. list_models() shows all {len(zoo.MODELS)}.")
+    if name.startswith((_HUB, _LOCAL)):
+        if name.startswith(_HUB):
+            repo, _, revision = name.removeprefix(_HUB).partition("@")
+            found = weights.find_hub(repo, revision or None)
+        else:
+            found = weights.find_checkpoint(name.removeprefix(_LOCAL))
+        if found.config is None:
+            raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
+        base = found.config
+        wanted = found if pretrained is not False else None
+    else:
+        model_name, dot, _ = name.partition(".")
+        base = zoo.get_entry(model_name).config
+        use = bool(dot) if pretrained is None else pretrained
+        if dot or use:
+            entry = zoo.get_pretrained(name)
+        wanted = weights.find_published(entry) if use and checkpoint is None else None
+    if checkpoint is not None:
+        wanted = weights.find_checkpoint(checkpoint)
+    return base, wanted
+
+
+def _check_same_network(asked: PoseConfig, stored: PoseConfig, file: Path) -> None:
+    """A checkpoint that knows its config must be of the network that was asked for."""
+    for key in ("num_stacks", "width", "depth", "gate", "merge", "skip"):
+        if getattr(asked, key) != getattr(stored, key):
+            raise RuntimeError(
+                f"{file} does not fit {asked.name}: it holds a {stored.name} with {key}={getattr(stored, key)!r}, "
+                f"{asked.name} has {getattr(asked, key)!r}. Build {stored.name!r} with that setting."
+            )
+
+
+def _skeleton(
+    present: Skeleton, num_keypoints: int | None, skeleton: str | Skeleton | Sequence[str] | None
+) -> Skeleton:
+    if skeleton is not None:
+        wanted = get_skeleton(skeleton)
+        if num_keypoints is not None and num_keypoints != len(wanted):
+            raise ValueError(
+                f"num_keypoints={num_keypoints}, but skeleton {wanted.name!r} has {len(wanted)} keypoints."
+            )
+        return wanted
+    if num_keypoints is None or num_keypoints == len(present):
+        return present
+    return Skeleton.unnamed(num_keypoints)

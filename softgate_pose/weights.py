@@ -1,0 +1,371 @@
+"""Weights: find, download, verify, load, save and publish them. safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from softgate_pose import card
+from softgate_pose.config import PoseConfig
+from softgate_pose.model.network import SoftGatePose
+from softgate_pose.zoo import PretrainedEntry
+
+__all__ = [
+    "Checkpoint",
+    "adapt_tensors",
+    "find_checkpoint",
+    "find_hub",
+    "find_published",
+    "load_tensors",
+    "push_to_hub",
+    "read_tensors",
+    "save_pretrained",
+]
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TRAINING_FILE = "training.json"
+CARD_FILE = "README.md"
+
+_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on disk, and the config they were saved with; None where the file does not say."""
+
+    file: Path
+    config: PoseConfig | None
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Weights from a ``.safetensors`` file, or a folder that ``save_pretrained`` wrote.
+
+    The config is that of the ``config.json`` beside ``model.safetensors``, else the one that the file
+    itself carries.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the folder lacks one.
+        ValueError: If it is a pickle, which could run any code when loaded, or its config is broken.
+    """
+    path = Path(path)
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"No weights: expected the file {file}.")
+    metadata = _read_header(file)
+    beside = file.parent / CONFIG_FILE
+    try:
+        if file.name == WEIGHTS_FILE and beside.is_file():
+            return Checkpoint(file, PoseConfig.from_json(beside.read_bytes()))
+        return Checkpoint(file, PoseConfig.from_json(metadata["config"]) if "config" in metadata else None)
+    except ValueError as error:
+        raise ValueError(f"The config of {file} cannot be used: {error}") from None
+
+
+def find_published(entry: PretrainedEntry) -> Checkpoint:
+    """Published weights, from the package or the Hub, checked against their sha256.
+
+    Raises:
+        OSError: If they have to be downloaded and cannot be.
+        RuntimeError: If the file is not the one that was published.
+    """
+    if entry.folder is not None:
+        found = find_checkpoint(entry.folder)
+        remedy = "Reinstall softgate-pose."
+    else:
+        assert entry.repo is not None
+        found = find_hub(entry.repo, entry.revision)
+        remedy = "Delete it and try again."
+        if _sha256(found.file) != entry.sha256:  # a damaged cache is mended by one more download
+            found = find_hub(entry.repo, entry.revision, force_download=True)
+    digest = _sha256(found.file)
+    if digest != entry.sha256:
+        raise RuntimeError(
+            f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"
+        )
+    return found
+
+
+def find_hub(repo: str, revision: str | None = None, *, force_download: bool = False) -> Checkpoint:
+    """Weights from the Hugging Face Hub, through its cache.
+
+    With a full commit hash as ``revision`` a cached file needs no request. Nothing but data is
+    fetched: ``config.json`` and ``model.safetensors``.
+
+    Raises:
+        FileNotFoundError: If the repository, the revision or one of the two files does not exist.
+        OSError: If the Hub cannot be reached and the cache has no copy.
+        ValueError: If the repository's name is malformed, or what came is not safetensors.
+    """
+    from huggingface_hub import hf_hub_download  # slow to load, and only the Hub needs it
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"{repo}@{revision}" if revision else repo
+    files = []
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        try:
+            files.append(hf_hub_download(repo, name, revision=revision, force_download=force_download))
+        except HFValidationError as error:
+            raise ValueError(f"{repo!r} is not a Hub repository, expected owner/name: {error}") from None
+        except LocalEntryNotFoundError as error:
+            raise OSError(
+                f"{name} of {where} is not in the cache and the Hub cannot be reached: {error} "
+                "Connect, or pass checkpoint= or local-dir: for weights on this machine."
+            ) from error
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise FileNotFoundError(
+                f"The Hub has no model {where}, or it is private and you are not logged in: {error}"
+            ) from error
+        except EntryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{where} has no {name}; softgate_pose loads what save_pretrained or push_to_hub wrote, "
+                "as safetensors alone."
+            ) from error
+        except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
+            raise OSError(f"{name} of {where} cannot be downloaded: {type(error).__name__}: {error}") from error
+    return find_checkpoint(Path(files[1]).parent)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ValueError: If the file is a pickle, or not valid safetensors.
+    """
+    _read_header(file)
+    with safe_open(file, framework="pt") as stored:
+        return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+
+
+def load_tensors(model: SoftGatePose, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a model; every one must fit.
+
+    Args:
+        model: Changed in place; its dtype and device stay.
+        tensors: As ``read_tensors`` gives them.
+        source: Where they come from, for the message.
+
+    Raises:
+        RuntimeError: If tensors are missing, unknown, of another shape, or hold NaN or infinity.
+    """
+    own = model.state_dict()
+    name = model.config.name
+    missing = [key for key in own if key not in tensors]
+    unknown = [key for key in tensors if key not in own]
+    misfits = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
+    if missing or unknown or misfits:
+        problems = []
+        if misfits:
+            first = misfits[0]
+            file_shape, model_shape = tuple(tensors[first].shape), tuple(own[first].shape)
+            problems.append(f"{_count(misfits)} of another shape ({first}: file {file_shape}, model {model_shape})")
+        if missing:
+            problems.append(f"{_count(missing)} missing in the file ({_some(missing)})")
+        if unknown:
+            problems.append(f"{_count(unknown)} that the model does not have ({_some(unknown)})")
+        raise RuntimeError(f"{source} does not fit {name}: {'; '.join(problems)}. {_remedy(model, tensors)}")
+    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise RuntimeError(f"{source} is damaged: NaN or infinity in {_count(broken)} ({_some(broken)}).")
+    model.load_state_dict(dict(tensors))
+
+
+def adapt_tensors(
+    tensors: Mapping[str, Tensor], saved: PoseConfig, model: SoftGatePose
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of one skeleton and number of channels, made to fit a model of another.
+
+    Heads, and the convolutions that hand heatmaps to the next stack, keep the channels of keypoints
+    that both skeletons name. A new keypoint's head keeps the model's initial values, and its heatmap
+    is first ignored by the next stack. The stem's filters are summed for one input channel, else
+    repeated in turn and scaled, so that activations keep their size.
+
+    Args:
+        tensors: Weights of a network of the config ``saved``.
+        saved: The config that the weights were saved with.
+        model: The network they are for.
+
+    Returns:
+        The adapted weights, and one line for each thing that changed.
+    """
+    tensors = dict(tensors)
+    config, notes = model.config, []
+    if saved.skeleton.keypoints != config.skeleton.keypoints:
+        old_names, new_names = saved.skeleton.keypoints, config.skeleton.keypoints
+        kept = [name for name in new_names if name in old_names]
+        new, old = config.skeleton.indices(kept), saved.skeleton.indices(kept)
+        for key, value in model.state_dict().items():
+            if key.startswith("heads."):
+                along = 0  # weight (K, N, 1, 1) and bias (K,)
+            elif key.startswith("heatmap_joins.") and key.endswith(".weight"):
+                along = 1  # weight (N, K, 1, 1)
+            else:
+                continue
+            if key not in tensors or tensors[key].dim() != value.dim() or tensors[key].shape[along] != len(old_names):
+                continue  # does not fit its own config: load_tensors says so
+            fresh = value.detach().to("cpu", tensors[key].dtype, copy=True)
+            if along == 1:
+                fresh.zero_()
+            source = tensors[key].index_select(along, torch.tensor(old, dtype=torch.long))
+            tensors[key] = fresh.index_copy(along, torch.tensor(new, dtype=torch.long), source)
+        added = [name for name in new_names if name not in old_names]
+        notes.append(
+            f"heads kept for {len(kept)} of {len(new_names)} keypoints ({', '.join(kept) or 'none'}); "
+            f"new and untrained: {', '.join(added) or 'none'}"
+        )
+    key = "stem.0.weight"
+    if saved.in_chans != config.in_chans and key in tensors and tensors[key].dim() == 4:
+        tensors[key] = _adapt_channels(tensors[key], config.in_chans)
+        notes.append(f"stem adapted from {saved.in_chans} to {config.in_chans} input channels")
+    return tensors, notes
+
+
+def save_pretrained(
+    model: SoftGatePose,
+    folder: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write weights, config and model card; ``create_model("local-dir:FOLDER")`` reads them back.
+
+    Args:
+        model: What to save.
+        folder: Created if missing; the files of an earlier save are replaced, each at once.
+        training: What the card says of data, licence, recipe and measured figures, kept as
+            ``training.json``: ``data``, ``recipe``, ``licence``, ``metrics``, all optional.
+        dtype: Of the floating point tensors; None leaves them, ``torch.float16`` halves the file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If a value does not fit into ``dtype``.
+    """
+    folder = Path(folder)
+    tensors = {}
+    for key, value in model.state_dict().items():
+        kept = value.detach().cpu().contiguous()
+        if dtype is not None and kept.is_floating_point():
+            kept = kept.to(dtype)
+            if not bool(torch.isfinite(kept).all()):
+                raise ValueError(f"{key} does not fit into {dtype}; save with dtype=None.")
+        tensors[key] = kept
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+        part = Path(scratch)
+        save_file(tensors, part / WEIGHTS_FILE, metadata={"format": "pt", "config": json.dumps(model.config.to_dict())})
+        (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
+        (part / CARD_FILE).write_text(card.model_card(model.config, training or {}), encoding="utf-8")
+        if training is not None:
+            (part / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        for file in sorted(part.iterdir()):
+            os.replace(file, folder / file.name)
+    return folder
+
+
+def push_to_hub(
+    model: SoftGatePose,
+    repo: str,
+    *,
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload softgate_pose model",
+) -> str:
+    """Publish what ``save_pretrained`` writes as a Hub repository, created if missing, in one commit.
+
+    Args:
+        model: What to publish.
+        repo: ``owner/name``.
+        training: See ``save_pretrained``.
+        dtype: See ``save_pretrained``.
+        private: Whether a new repository is private.
+        token: A Hub token; None for the one you logged in with.
+        commit_message: Of the commit.
+
+    Returns:
+        The commit's hash: pin it, as ``hf-hub:owner/name@hash``.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_pretrained(model, scratch, training=training, dtype=dtype)
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
+    oid: str = commit.oid
+    return oid
+
+
+def _read_header(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; an error that names the reason if it is not one."""
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if file.suffix.lower() in _PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise ValueError(
+            f"{file} is a pickle (or is named like one), which can run any code when it is loaded; softgate_pose "
+            "reads safetensors only. If you trust the file, convert it: load it with torch.load(..., "
+            "weights_only=True) and write it with safetensors.torch.save_file."
+        )
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return dict(stored.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a valid safetensors file: {error}") from None
+
+
+def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
+    if in_chans == 1:
+        return weight.sum(dim=1, keepdim=True)
+    turns = torch.arange(in_chans) % weight.shape[1]
+    return weight[:, turns] * (weight.shape[1] / in_chans)
+
+
+def _remedy(model: SoftGatePose, tensors: Mapping[str, Tensor]) -> str:
+    head, stem = tensors.get("heads.0.weight"), tensors.get("stem.0.weight")
+    changes = []
+    if stem is not None and stem.dim() == 4:
+        if stem.shape[0] != model.config.width:
+            return "The file is of another model: build that one (its config.json names it)."
+        if stem.shape[1] != model.config.in_chans:
+            changes.append(f"in_chans={stem.shape[1]}")
+    if head is not None and head.dim() == 4 and head.shape[0] != model.config.num_keypoints:
+        changes.append(f"num_keypoints={head.shape[0]}")
+    if changes:
+        return f"Build the model with {', '.join(changes)}."
+    return "The file is of another architecture: build the model with the settings it was trained with."
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _count(keys: list[str]) -> str:
+    return f"{len(keys)} tensor{'' if len(keys) == 1 else 's'}"
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -1,0 +1,146 @@
+"""A small Hugging Face Hub on loopback: enough of its protocol for huggingface_hub's own client."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Hub:
+    """Repositories in memory, and a log of what was asked.
+
+    Attributes:
+        repos: Repository to commit hash to file name to content; the last commit is ``main``.
+        requests: ``METHOD path`` of each request.
+        down: Hang up on every request.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.requests: list[str] = []
+        self.url = ""
+        self.down = False
+
+    def commit(self, repo: str, files: dict[str, bytes]) -> str:
+        """Add a commit of these files on top of the last, and return its hash."""
+        commits = self.repos.setdefault(repo, {})
+        merged = {**(list(commits.values())[-1] if commits else {}), **files}
+        digest = hashlib.sha1(repr((repo, len(commits), sorted(merged))).encode()).hexdigest()
+        commits[digest] = merged
+        return digest
+
+    def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        commits = self.repos.get(repo, {})
+        if revision == "main" and commits:
+            revision = list(commits)[-1]
+        return (revision, commits[revision]) if revision in commits else None
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def reply_json(self, value: object) -> None:
+            self.reply(200, json.dumps(value).encode(), Content_Type="application/json")
+
+        def read_body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            if hub.down:
+                self.close_connection = True
+                return None
+            hub.requests.append(f"{self.command} {self.path}")
+            if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
+                repo, revision, name = match.groups()
+                if repo not in hub.repos:
+                    return self.reply(404, X_Error_Code="RepoNotFound")
+                found = hub.find(repo, revision)
+                if found is None:
+                    return self.reply(404, X_Error_Code="RevisionNotFound")
+                commit, files = found
+                if name not in files:
+                    return self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+                body = files[name]
+                etag = f'"{hashlib.sha256(body).hexdigest()}"'
+                return self.reply(200, body, ETag=etag, X_Repo_Commit=commit, Accept_Ranges="bytes")
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?", self.path):
+                found = hub.find(match[1], match[2] or "main")
+                if found is None and match[1] not in hub.repos:
+                    return self.reply(404, X_Error_Code="RepoNotFound")
+                commit, files = found or ("", {})
+                siblings = [{"rfilename": name} for name in files]
+                return self.reply_json({"id": match[1], "sha": commit, "siblings": siblings, "private": False})
+            return self.reply(404)
+
+        def do_POST(self) -> None:
+            hub.requests.append(f"POST {self.path}")
+            body = self.read_body()
+            if self.path == "/api/repos/create":
+                asked = json.loads(body)
+                repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+                hub.repos.setdefault(repo, {})
+                return self.reply_json({"url": f"{hub.url}/{repo}", "id": repo})
+            if self.path == "/api/validate-yaml":
+                return self.reply_json({"errors": [], "warnings": []})
+            if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/[^/]+", self.path):
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                    for file in json.loads(body)["files"]
+                ]
+                return self.reply_json({"files": files})
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/[^/?]+(?:\?.*)?", self.path):
+                rows = [json.loads(line) for line in body.splitlines()]
+                files = {
+                    row["value"]["path"]: base64.b64decode(row["value"]["content"])
+                    for row in rows
+                    if row["key"] == "file"
+                }
+                commit = hub.commit(match[1], files)
+                return self.reply_json(
+                    {"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{match[1]}/commit/{commit}"}
+                )
+            return self.reply(404)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

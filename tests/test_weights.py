@@ -1,0 +1,275 @@
+import hashlib
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, list_pretrained, save_pretrained, zoo
+from softgate_pose.model.network import SoftGatePose
+from softgate_pose.weights import WEIGHTS_FILE, find_checkpoint
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return save_pretrained(tiny_model, tmp_path / "tiny")
+
+
+def test_saving_and_loading_round_trips(tiny_model, folder):
+    model = create_model(f"local-dir:{folder}")
+    assert model.config == tiny_model.config
+    images = torch.randn(2, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.equal(model(images), tiny_model(images))
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_half_precision_halves_the_tensors(tiny_model, tmp_path):
+    half = save_pretrained(tiny_model, tmp_path / "half", dtype=torch.float16) / WEIGHTS_FILE
+    stored = load_file(half)
+    assert all(value.dtype == torch.float16 for value in stored.values() if value.is_floating_point())
+    assert stored["heads.0.weight"].nbytes * 2 == tiny_model.heads[0].weight.nbytes
+    model = create_model(f"local-dir:{half.parent}")
+    assert next(model.parameters()).dtype == torch.float32
+    images = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(images, all_stacks=True), tiny_model(images, all_stacks=True), atol=1e-2, rtol=0
+        )
+
+
+def test_a_value_too_large_for_half_precision_is_refused(tiny_model, tmp_path):
+    tiny_model.stem[1].running_var.fill_(1e6)
+    with pytest.raises(ValueError, match=r"stem\.1\.running_var does not fit into torch\.float16"):
+        save_pretrained(tiny_model, tmp_path / "half", dtype=torch.float16)
+    assert not (tmp_path / "half").exists()
+
+
+def test_saving_where_nothing_can_be_written(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match="file"):
+        save_pretrained(tiny_model, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_a_folder_given_as_the_name_of_a_model_without_weights(tiny_config, folder):
+    model = create_model(f"local-dir:{folder}", pretrained=False)
+    assert model.config == tiny_config
+
+
+def test_device_dtype_and_layout():
+    model = create_model("sgpose_0m5_1s", dtype=torch.bfloat16, channels_last=True)
+    weight = model.stem[0].weight
+    assert weight.dtype == torch.bfloat16
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model.training
+    assert create_model("sgpose_wide_4s", device="meta").stem[0].weight.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("sgpose_smal_4s", r"Unknown model 'sgpose_smal_4s'\. Did you mean 'sgpose_small_4s'.*shows all 9"),
+        ("resnet50", r"Unknown model 'resnet50'\. list_models\(\)"),
+        ("", "Unknown model ''"),
+        (None, "must be a text"),
+        ("sgpose_0m5_1s.nobody", r"No weights 'sgpose_0m5_1s\.nobody'; sgpose_0m5_1s has 'sgpose_0m5_1s\.|No weights"),
+    ],
+)
+def test_unknown_names(name, match):
+    with pytest.raises(ValueError, match=match):
+        create_model(name)
+
+
+def test_unknown_settings():
+    with pytest.raises(TypeError, match=r"unknown settings widht; known are .*width"):
+        create_model("sgpose_0m5_1s", widht=32)
+
+
+@pytest.mark.parametrize("name", sorted(set(list_models()) - {n.split(".")[0] for n in list_pretrained()}))
+def test_weights_that_nobody_published_are_an_error_that_lists_those_that_exist(name):
+    with pytest.raises(ValueError, match=f"No weights of '{name}' are published yet. Weights exist for: ") as caught:
+        create_model(name, pretrained=True)
+    for existing in list_pretrained():
+        assert existing in str(caught.value)
+
+
+def test_pretrained_and_checkpoint_exclude_each_other(folder):
+    with pytest.raises(ValueError, match="not both"):
+        create_model("sgpose_0m5_1s", pretrained=True, checkpoint=folder)
+
+
+SETTINGS = {"num_stacks": 2, "width": 8, "depth": 2}
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_checkpoint_brings_its_input_size_and_skeleton(tiny_model, folder, as_file):
+    checkpoint = folder / WEIGHTS_FILE if as_file else folder
+    model = create_model("sgpose_0m5_1s", checkpoint=checkpoint, **SETTINGS)
+    assert model.config == tiny_model.config
+
+
+def test_a_lone_file_carries_its_config(tiny_model, folder, tmp_path):
+    lone = tmp_path / "best.safetensors"
+    lone.write_bytes((folder / WEIGHTS_FILE).read_bytes())
+    assert create_model("sgpose_0m5_1s", checkpoint=lone, **SETTINGS).config == tiny_model.config
+
+
+def test_a_checkpoint_of_another_network_is_named(folder):
+    with pytest.raises(RuntimeError, match=r"does not fit sgpose_0m5_1s: it holds a tiny with num_stacks=2"):
+        create_model("sgpose_0m5_1s", checkpoint=folder)
+    with pytest.raises(RuntimeError, match="gate='channel', sgpose_0m5_1s has 'scalar'"):
+        create_model("sgpose_0m5_1s", checkpoint=folder, gate="scalar", **SETTINGS)
+
+
+def test_a_file_without_config_must_fit_and_says_how(tiny_model, tmp_path):
+    bare = tmp_path / "best.safetensors"
+    save_file(tiny_model.state_dict(), bare)
+    with pytest.raises(RuntimeError) as caught:
+        create_model("sgpose_0m5_1s", checkpoint=bare, **SETTINGS)
+    message = str(caught.value)
+    assert "best.safetensors does not fit sgpose_0m5_1s: 5 tensors of another shape" in message
+    assert "heads.0.bias: file (14,), model (16,)" in message or "heads.0.weight: file (14, 8, 1, 1)" in message
+    assert "Build the model with num_keypoints=14." in message
+    model = create_model("sgpose_0m5_1s", checkpoint=bare, num_keypoints=14, **SETTINGS)
+    assert torch.equal(model.heads[1].weight, tiny_model.heads[1].weight)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "nan"])
+def test_broken_weights_are_named(tiny_model, tmp_path, change):
+    tensors = dict(tiny_model.state_dict())
+    if change == "missing":
+        del tensors["necks.0.0.weight"]
+        match = r"1 tensor missing in the file \(necks\.0\.0\.weight\)"
+    elif change == "unknown":
+        tensors["extra"] = torch.zeros(2)
+        match = r"1 tensor that the model does not have \(extra\)"
+    else:
+        tensors["heads.0.bias"] = torch.full((14,), torch.nan)
+        match = r"damaged: NaN or infinity in 1 tensor \(heads\.0\.bias\)"
+    save_file(tensors, tmp_path / "w.safetensors", metadata={"config": json.dumps(tiny_model.config.to_dict())})
+    with pytest.raises(RuntimeError, match=match):
+        create_model("sgpose_0m5_1s", checkpoint=tmp_path / "w.safetensors", **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.bin", "model.safetensors"])
+def test_a_pickle_is_refused_unopened(tmp_path, name):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle ran",))
+
+    for number, content in enumerate((pickle.dumps(Bomb()), _torch_save(tmp_path))):
+        file = tmp_path / str(number) / name
+        file.parent.mkdir()
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"is a pickle.*can run any code.*safetensors only"):
+            create_model("sgpose_0m5_1s", checkpoint=file)
+
+
+def _torch_save(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x")
+    return (tmp_path / "x").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"not weights at all", b"\xff" * 64, b"\x08\0\0\0\0\0\0\0{}      "])
+def test_files_that_are_not_safetensors(tmp_path, content):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(content)
+    with pytest.raises((ValueError, RuntimeError), match=r"not a valid safetensors file|does not fit"):
+        create_model("sgpose_0m5_1s", checkpoint=file)
+
+
+@pytest.mark.parametrize("keep", [10, 200, 5000])
+def test_a_truncated_file(folder, keep):
+    file = folder / WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="not a valid safetensors file"):
+        find_checkpoint(folder)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected the file .*nowhere"):
+        create_model("sgpose_0m5_1s", checkpoint=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        create_model(f"local-dir:{tmp_path}")
+
+
+def test_a_bare_file_needs_the_models_name(tiny_model, tmp_path):
+    save_file(tiny_model.state_dict(), tmp_path / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match=r"carries no config; name the model"):
+        create_model(f"local-dir:{tmp_path}")
+
+
+def test_another_skeleton_keeps_what_both_name(tiny_model, folder, caplog):
+    """LSP to COCO: the twelve limbs are kept, COCO's face is new, LSP's head is dropped."""
+    model = create_model(f"local-dir:{folder}", skeleton="coco")
+    assert model.config.skeleton is COCO
+    kept = [name for name in COCO.keypoints if name in LSP.keypoints]
+    assert len(kept) == 12
+    for name in kept:
+        i, j = COCO.keypoints.index(name), LSP.keypoints.index(name)
+        for stack in range(2):
+            assert torch.equal(model.heads[stack].weight[i], tiny_model.heads[stack].weight[j])
+            assert torch.equal(model.heads[stack].bias[i], tiny_model.heads[stack].bias[j])
+        assert torch.equal(model.heatmap_joins[0].weight[:, i], tiny_model.heatmap_joins[0].weight[:, j])
+    assert model.heatmap_joins[0].weight[:, COCO.keypoints.index("nose")].eq(0).all()
+    assert torch.equal(model.heatmap_joins[0].bias, tiny_model.heatmap_joins[0].bias)
+    assert "heads kept for 12 of 17 keypoints" in caplog.text
+    assert "new and untrained: nose, left_eye" in caplog.text
+
+
+def test_a_kept_keypoint_is_predicted_as_before(tiny_model, folder):
+    """One stack only: with more, new heatmaps change nothing either, since their join starts at 0."""
+    model = create_model(f"local-dir:{folder}", skeleton=["left_knee", "tail", "neck"])
+    images = torch.randn(2, 3, 64, 48)
+    with torch.no_grad():
+        new, old = model(images, all_stacks=True)[0], tiny_model(images, all_stacks=True)[0]
+    torch.testing.assert_close(new[:, 0], old[:, LSP.keypoints.index("left_knee")])
+    torch.testing.assert_close(new[:, 2], old[:, LSP.keypoints.index("neck")])
+
+
+def test_a_bare_number_of_keypoints_makes_all_heads_new(folder, caplog):
+    model = create_model(f"local-dir:{folder}", num_keypoints=5)
+    assert model.config.skeleton.keypoints[0] == "keypoint_0"
+    assert "heads kept for 0 of 5" in caplog.text
+    assert create_model(f"local-dir:{folder}", num_keypoints=14).config.skeleton == LSP
+    with pytest.raises(ValueError, match="num_keypoints=5, but skeleton 'mpii' has 16"):
+        create_model("sgpose_0m5_1s", num_keypoints=5, skeleton=MPII)
+
+
+@pytest.mark.parametrize("skeleton", [Skeleton("one", ("nose",)), "lsp"])
+def test_a_named_config_takes_a_skeleton(skeleton):
+    assert create_model("sgpose_0m5_1s", skeleton=skeleton).heads[0].out_channels in (1, 14)
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 3, 4, 6])
+def test_another_number_of_channels_adapts_the_stem(tiny_model, folder, caplog, in_chans):
+    model = create_model(f"local-dir:{folder}", in_chans=in_chans)
+    assert len(model.config.mean) == in_chans
+    old, new = tiny_model.stem[0].weight, model.stem[0].weight
+    assert new.shape[1] == in_chans
+    if in_chans % 3 == 0 or in_chans == 1:  # an image of equal channels gives the same activations
+        torch.testing.assert_close(new.sum(dim=1), old.sum(dim=1))
+    assert ("stem adapted from 3 to" in caplog.text) == (in_chans != 3)
+    with torch.no_grad():
+        assert model(torch.randn(1, in_chans, 64, 48)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_published_weights_load_offline_and_are_what_they_say(name):
+    entry = zoo.get_pretrained(name)
+    assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
+    assert entry.folder is not None
+    assert hashlib.sha256((entry.folder / WEIGHTS_FILE).read_bytes()).hexdigest() == entry.sha256
+    assert {value.dtype for value in load_file(entry.folder / WEIGHTS_FILE).values()} <= {torch.float16, torch.int64}
+    model = create_model(name)
+    assert isinstance(model, SoftGatePose)
+    assert model.config.name == entry.model
+    card = zoo.read_card(entry)
+    assert card["licence"]
+    assert card["data"]
+    assert card["command"]
+    for row in card["metrics"]:
+        assert 0 < row["limbs"] < 100
