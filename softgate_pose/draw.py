@@ -1,0 +1,91 @@
+"""Draw poses on a photo, with Pillow alone."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from softgate_pose.images import ImageSource, load_image
+from softgate_pose.pose.skeleton import Skeleton
+
+__all__ = ["draw_poses"]
+
+_LEFT, _RIGHT, _MIDDLE = (255, 149, 0), (0, 168, 255), (76, 217, 100)
+_OUTLINE = (20, 20, 20)
+_SUPERSAMPLING = 3  # Pillow does not antialias lines; drawing large and shrinking does
+
+
+def draw_poses(
+    image: ImageSource,
+    keypoints: Tensor,
+    scores: Tensor,
+    skeleton: Skeleton,
+    *,
+    min_score: float = 0.1,
+) -> Image.Image:
+    """Draw skeletons on a copy of the image: the person's left orange, right blue, middle green.
+
+    Line widths follow each person's size, so a small figure is not painted over.
+
+    Args:
+        image: Path, PIL image, array or tensor.
+        keypoints: (N, K, 2) as (x, y) in image pixels; NaN for none.
+        scores: (N, K).
+        skeleton: Names and edges of the K keypoints.
+        min_score: Keypoints with a lower score, and the edges to them, are left out.
+
+    Returns:
+        A new RGB image of the same size.
+
+    Raises:
+        ValueError: If the shapes do not fit the skeleton.
+    """
+    if keypoints.shape != (len(keypoints), len(skeleton), 2) or scores.shape != keypoints.shape[:2]:
+        raise ValueError(
+            f"keypoints and scores must have shapes (N, {len(skeleton)}, 2) and (N, {len(skeleton)}) for skeleton "
+            f"{skeleton.name!r}, got {tuple(keypoints.shape)} and {tuple(scores.shape)}."
+        )
+    pixels = load_image(image).round().byte().permute(1, 2, 0).contiguous()
+    canvas = Image.fromarray(pixels.numpy())
+    for points, shown in zip(keypoints.double(), scores >= min_score, strict=True):
+        shown = shown & points.isfinite().all(dim=-1)
+        if shown.any():
+            _draw_person(canvas, points[shown.nonzero()[:, 0]], points, shown.tolist(), skeleton)
+    return canvas
+
+
+def _draw_person(canvas: Image.Image, seen: Tensor, points: Tensor, shown: list[bool], skeleton: Skeleton) -> None:
+    low, high = seen.amin(dim=0), seen.amax(dim=0)
+    extent = max(float((high - low).max()), 0.05 * max(canvas.size))
+    thickness = min(max(extent / 70, 1.2), 0.02 * max(canvas.size))
+    # Draw on an enlarged copy of the part that changes, and paste it back shrunk.
+    pad = 3 * thickness + 2
+    x0, y0 = (max(0, int(v - pad)) for v in low.tolist())
+    x1, y1 = (min(side, int(v + pad) + 1) for v, side in zip(high.tolist(), canvas.size, strict=True))
+    if x1 <= x0 or y1 <= y0:
+        return
+    part = canvas.crop((x0, y0, x1, y1))
+    scale = _SUPERSAMPLING if max(part.size) <= 3000 else 1
+    large = part.resize((part.width * scale, part.height * scale), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(large)
+    places = [((x + 0.5 - x0) * scale - 0.5, (y + 0.5 - y0) * scale - 0.5) for x, y in points.tolist()]
+    width = thickness * scale
+    edges = [(a, b) for a, b in skeleton.edge_indices if shown[a] and shown[b]]
+    for extra, colour in ((0.5 * width, _OUTLINE), (0.0, None)):
+        for a, b in edges:
+            names = skeleton.keypoints[a], skeleton.keypoints[b]
+            pen.line((*places[a], *places[b]), fill=colour or _colour(*names), width=round(width + extra))
+        for i, visible in enumerate(shown):
+            if visible:
+                radius = 0.9 * width + extra / 2
+                x, y = places[i]
+                pen.ellipse(
+                    (x - radius, y - radius, x + radius, y + radius), fill=colour or _colour(skeleton.keypoints[i])
+                )
+    canvas.paste(large.resize(part.size, Image.Resampling.BOX), (x0, y0))
+
+
+def _colour(*names: str) -> tuple[int, int, int]:
+    if any(name.startswith("left_") for name in names):
+        return _MIDDLE if any(name.startswith("right_") for name in names) else _LEFT
+    return _RIGHT if any(name.startswith("right_") for name in names) else _MIDDLE

@@ -1,0 +1,191 @@
+"""From a photo to poses: crop the people, run the network, decode, map back into the photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from softgate_pose.config import STRIDE
+from softgate_pose.draw import draw_poses
+from softgate_pose.images import ImageSource, load_image, normalize
+from softgate_pose.model.network import SoftGatePose
+from softgate_pose.pose import geometry
+from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps, flip_heatmaps
+from softgate_pose.pose.skeleton import Skeleton
+
+__all__ = ["BOX_SCALE", "Poses", "infer_heatmaps", "predict", "predict_crops"]
+
+BOX_SCALE = 1.25
+"""How much more than a person's box the crop shows, per side; the networks are trained with it."""
+
+
+@dataclass(frozen=True)
+class Poses:
+    """The poses of N people in one image.
+
+    Attributes:
+        keypoints: (N, K, 2) as (x, y) in image pixels; (0, 0) is the centre of the top-left pixel.
+        scores: (N, K): the height of the heatmap's peak, cut to 0..1. 1 is as high and sharp as the
+            training target, 0 is no peak. A measure of confidence that ranks keypoints, not a probability.
+        boxes: (N, 4) as (x0, y0, x1, y1) in image pixels: the people that were asked for.
+        skeleton: Names and edges of the K keypoints.
+    """
+
+    keypoints: Tensor
+    scores: Tensor
+    boxes: Tensor
+    skeleton: Skeleton
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    @property
+    def keypoint_names(self) -> tuple[str, ...]:
+        return self.skeleton.keypoints
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON: ``keypoint_names``, and of each person ``box``, ``keypoints`` and ``scores``."""
+        people = [
+            {"box": _rounded(box), "keypoints": [_rounded(point) for point in points], "scores": _rounded(scores, 4)}
+            for box, points, scores in zip(self.boxes, self.keypoints, self.scores, strict=True)
+        ]
+        return {"keypoint_names": list(self.keypoint_names), "people": people}
+
+    def to_coco(self, image_id: int | str = 0, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO results, one entry a person: ``keypoints`` flat as x, y, score; ``bbox`` as x, y, width, height.
+
+        The person's ``score`` is the mean of its keypoints'.
+        """
+        results = []
+        for box, points, scores in zip(self.boxes, self.keypoints, self.scores, strict=True):
+            triples = torch.cat((points, scores.unsqueeze(-1)), dim=-1).flatten()
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "keypoints": _rounded(triples, 4),
+                    "bbox": _rounded(torch.cat((box[:2], box[2:] - box[:2]))),
+                    "score": round(float(scores.mean()), 4),
+                }
+            )
+        return results
+
+    def draw(self, image: ImageSource, *, min_score: float = 0.1) -> Image.Image:
+        """The image with the skeletons drawn on it; keypoints with a lower score are left out."""
+        return draw_poses(image, self.keypoints, self.scores, self.skeleton, min_score=min_score)
+
+
+def predict(
+    model: SoftGatePose,
+    image: ImageSource,
+    boxes: Tensor | Sequence[Sequence[float]] | None = None,
+    *,
+    flip_test: bool = False,
+    decode: DecodeMethod = "dark",
+    batch_size: int = 32,
+    box_scale: float = BOX_SCALE,
+) -> Poses:
+    """Find the keypoints of each person in a photo.
+
+    Runs on the device of the model's parameters. The model is put in evaluation mode for the call,
+    and left as it came.
+
+    Args:
+        model: From ``create_model``.
+        image: A path, PIL image, NumPy array (H, W, C) or tensor (C, H, W); see ``load_image``.
+        boxes: The people, (N, 4) as (x0, y0, x1, y1) in pixels of the upright image, from any
+            detector. None: the whole image is one person. A box may reach over the image's border.
+        flip_test: Average with the mirrored image's heatmaps: twice the time, a little more accurate.
+        decode: See ``decode_heatmaps``.
+        batch_size: People that go through the network together.
+        box_scale: How much more than a box is shown to the network, per side. The whole image is
+            shown as it is.
+
+    Returns:
+        ``Poses`` on the CPU. No boxes, ``boxes=[]``, give no poses.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        TypeError: If ``image`` is of no known kind.
+        ValueError: If the image cannot be read, or a box has no area, is not finite, or lies wholly
+            outside the image.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if not box_scale > 0:
+        raise ValueError(f"box_scale must be above 0, got {box_scale}.")
+    config = model.config
+    pixels = load_image(image, config.in_chans)
+    height, width = pixels.shape[1:]
+    if boxes is None:
+        boxes, box_scale = [geometry.image_box(height, width)], 1.0
+    people = geometry.as_boxes(boxes)
+    _check_overlap(people, height, width)
+
+    matrices = geometry.box_to_crop(people, config.input_size, box_scale)
+    device = next(model.parameters()).device
+    pixels = pixels.to(device)
+    keypoints, scores = [], []
+    for chunk in torch.split(matrices, batch_size):
+        crops = geometry.crop(pixels, chunk, config.input_size)
+        crop_keypoints, crop_scores = predict_crops(model, crops, flip_test=flip_test, decode=decode)
+        keypoints.append(geometry.transform_points(geometry.invert(chunk), crop_keypoints.cpu()))
+        scores.append(crop_scores.cpu())
+    if not keypoints:
+        keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
+    return Poses(torch.cat(keypoints), torch.cat(scores), people.float(), config.skeleton)
+
+
+def predict_crops(
+    model: SoftGatePose, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
+) -> tuple[Tensor, Tensor]:
+    """Keypoints in crops of one person each.
+
+    Args:
+        model: From ``create_model``.
+        crops: (N, C, H, W), colours in 0..255, on the model's device.
+        flip_test: Average with the mirrored crops' heatmaps.
+        decode: See ``decode_heatmaps``.
+
+    Returns:
+        Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1.
+    """
+    images = normalize(crops, model.config).to(next(model.parameters()).dtype)
+    heatmaps = infer_heatmaps(model, images, flip_test=flip_test)
+    keypoints, scores = decode_heatmaps(heatmaps, decode)
+    return geometry.heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
+
+
+def infer_heatmaps(model: SoftGatePose, images: Tensor, *, flip_test: bool = False) -> Tensor:
+    """The model's heatmaps (N, K, h, w) of normalised images (N, C, H, W), in evaluation mode, without gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            heatmaps: Tensor = model(images)
+            if flip_test:
+                mirror = model.config.skeleton.mirror
+                heatmaps = (heatmaps + flip_heatmaps(model(images.flip(-1)), mirror)) / 2
+    finally:
+        model.train(was_training)
+    return heatmaps
+
+
+def _check_overlap(boxes: Tensor, height: int, width: int) -> None:
+    x0, y0, x1, y1 = geometry.image_box(height, width)
+    outside = (boxes[:, 2] <= x0) | (boxes[:, 3] <= y0) | (boxes[:, 0] >= x1) | (boxes[:, 1] >= y1)
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"Box {first} lies outside the image of {width} × {height} pixels: {boxes[first].tolist()}. "
+            "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
+        )
+
+
+def _rounded(values: Tensor, digits: int = 2) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]
