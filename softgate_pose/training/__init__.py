@@ -1,0 +1,1 @@
+"""Training: annotated people, augmentation, losses and the loop."""

@@ -1,0 +1,203 @@
+"""Annotated people: one reader for each kind of data set, all giving the same table of people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgate_pose.pose.skeleton import LSP, MPII, Skeleton
+
+__all__ = ["People", "concatenate", "read_lsp", "read_lspet", "read_mpii_json", "read_people"]
+
+_MPII_PERSON = 200.0  # MPII's scale is the person's height over this many pixels
+_MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
+_JOINTS_MARGIN = 1.04  # box over the joints' extent: 1.25 times this is a crop of 1.3 times the extent
+
+_BETWEEN = {"pelvis": ("right_hip", "left_hip"), "thorax": ("right_shoulder", "left_shoulder")}
+"""Keypoints that a skeleton may lack and that are taken as the middle of two others (paper, section 4)."""
+
+
+@dataclass(frozen=True)
+class People:
+    """N annotated people, as columns.
+
+    Attributes:
+        skeleton: What the K keypoints are.
+        images: N image files.
+        keypoints: (N, K, 2) float64 as (x, y) in image pixels; 0 where not labelled.
+        labelled: (N, K) bool.
+        boxes: (N, 4) float64 as (x0, y0, x1, y1): the person, without the margin of a crop.
+        head_boxes: (N, 4) float64, NaN where unknown.
+    """
+
+    skeleton: Skeleton
+    images: tuple[Path, ...]
+    keypoints: Tensor
+    labelled: Tensor
+    boxes: Tensor
+    head_boxes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Sequence[int]) -> People:
+        """These people, in this order."""
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        images = tuple(self.images[i] for i in rows.tolist())
+        columns = (column[rows] for column in (self.keypoints, self.labelled, self.boxes, self.head_boxes))
+        return People(self.skeleton, images, *columns)
+
+    def to_skeleton(self, skeleton: Skeleton) -> People:
+        """The same people with another skeleton's keypoints, by name.
+
+        A pelvis or thorax that is missing is the middle of both hips or shoulders, where both are
+        labelled; any other missing keypoint is not labelled.
+        """
+        keypoints = torch.zeros(len(self), len(skeleton), 2, dtype=torch.float64)
+        labelled = torch.zeros(len(self), len(skeleton), dtype=torch.bool)
+        for i, name in enumerate(skeleton.keypoints):
+            sources = self.skeleton.indices((name,)) or self.skeleton.indices(_BETWEEN.get(name, ()))
+            if len(sources) == (1 if name in self.skeleton.keypoints else 2):
+                labelled[:, i] = self.labelled[:, sources].all(dim=1)
+                keypoints[:, i] = self.keypoints[:, sources].mean(dim=1) * labelled[:, i, None]
+        return People(skeleton, self.images, keypoints, labelled, self.boxes, self.head_boxes)
+
+    def hold_out(self, share: float, seed: int = 0) -> tuple[People, People]:
+        """Split into (kept, held out) at random, no image in both."""
+        images = sorted(set(self.images))
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+        held = {images[i] for i in order[: math.ceil(share * len(images))]}
+        rows = range(len(self))
+        return (
+            self.select([i for i in rows if self.images[i] not in held]),
+            self.select([i for i in rows if self.images[i] in held]),
+        )
+
+
+def concatenate(groups: Sequence[People]) -> People:
+    """All people of several tables with the same skeleton."""
+    skeletons = {group.skeleton.name for group in groups}
+    if len(skeletons) != 1:
+        raise ValueError(f"People to concatenate must have one skeleton, got {sorted(skeletons)}; use to_skeleton.")
+    return People(
+        groups[0].skeleton,
+        tuple(image for group in groups for image in group.images),
+        *(
+            torch.cat([getattr(group, column) for group in groups])
+            for column in ("keypoints", "labelled", "boxes", "head_boxes")
+        ),
+    )
+
+
+def read_lsp(root: Path, split: str) -> People:
+    """Leeds Sports Pose: ``joints.mat`` (3, 14, 2000) and ``images/im0001.jpg``...
+
+    Images 1 to 1,000 are ``train``, the rest ``test``. Every joint is labelled, hidden ones included.
+    """
+    joints = _read_joints(root, (3, 14, None))  # x, y, hidden
+    rows = {"train": range(0, 1000), "test": range(1000, joints.shape[2])}
+    if split not in rows:
+        raise ValueError(f"LSP has the splits train and test, got {split!r}.")
+    chosen = [i for i in rows[split] if i < joints.shape[2]]
+    points = torch.from_numpy(joints[:2].transpose(2, 1, 0)[chosen].copy()) - 1
+    labelled = torch.ones(points.shape[:2], dtype=torch.bool)
+    return _people_of_joints(LSP, [root / f"images/im{i + 1:04d}.jpg" for i in chosen], points, labelled)
+
+
+def read_lspet(root: Path, split: str = "train") -> People:
+    """Leeds Sports Pose Extended: ``joints.mat`` (14, 3, N) and ``images/im00001.jpg``...; all for training.
+
+    People without any labelled joint are left out.
+    """
+    if split != "train":
+        raise ValueError(f"LSP-extended has the split train alone, got {split!r}.")
+    joints = _read_joints(root, (14, 3, None))  # x, y, labelled
+    points = torch.from_numpy(joints[:, :2].transpose(2, 0, 1).copy()) - 1
+    labelled = torch.from_numpy(joints[:, 2].T > 0)
+    images = [root / f"images/im{i + 1:05d}.jpg" for i in range(len(points))]
+    return _people_of_joints(LSP, images, points, labelled)
+
+
+def read_mpii_json(root: Path, split: str) -> People:
+    """MPII in the JSON layout that HRNet and mmpose read: ``annot/<split>.json`` and ``images/``.
+
+    Coordinates in it are 1-based. ``head_box`` is optional.
+    """
+    file = root / "annot" / f"{split}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"No MPII annotations: expected {file}.")
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    if not rows:
+        raise ValueError(f"{file} holds no people.")
+    try:
+        centre = torch.tensor([row["center"] for row in rows], dtype=torch.float64) - 1
+        scale = torch.tensor([row["scale"] for row in rows], dtype=torch.float64)
+        points = torch.tensor([row["joints"] for row in rows], dtype=torch.float64) - 1
+        labelled = torch.tensor([row["joints_vis"] for row in rows]) > 0
+        unknown = [math.nan] * 4
+        head_boxes = torch.tensor([row.get("head_box") or unknown for row in rows], dtype=torch.float64) - 1
+        images = tuple(root / "images" / Path(row["image"]).name for row in rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not in MPII's JSON layout: {type(error).__name__} {error}.") from None
+    if points.shape[1:] != (len(MPII), 2):
+        raise ValueError(f"{file}: expected 16 joints (x, y) for each person, got {tuple(points.shape[1:])}.")
+    centre[:, 1] += _MPII_SHIFT * scale
+    half = (_MPII_PERSON / 2 * scale).unsqueeze(1)
+    boxes = torch.cat((centre - half, centre + half), dim=1)
+    return People(MPII, images, points * labelled.unsqueeze(-1), labelled, boxes, head_boxes)
+
+
+_READERS: dict[str, Callable[[Path, str], People]] = {"lsp": read_lsp, "lspet": read_lspet, "mpii": read_mpii_json}
+
+
+def read_people(source: str) -> People:
+    """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``; the kinds are lsp, lspet and mpii.
+
+    Raises:
+        FileNotFoundError: If the folder lacks the annotations.
+        ValueError: If the source is not of that form, or the annotations are not what the kind has.
+    """
+    kind, _, rest = source.partition(":")
+    folder, _, split = rest.rpartition(":")
+    if kind not in _READERS or not folder or not split:
+        raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(_READERS)}; got {source!r}.")
+    return _READERS[kind](Path(folder), split)
+
+
+def _read_joints(root: Path, shape: tuple[int | None, ...]) -> np.ndarray[Any, Any]:
+    from scipy.io import loadmat  # slow to load, and only MATLAB files need it
+
+    file = root / "joints.mat"
+    if not file.is_file():
+        raise FileNotFoundError(f"No LSP annotations: expected {file}.")
+    joints: np.ndarray[Any, Any] = np.asarray(loadmat(file)["joints"], dtype=np.float64)
+    if joints.ndim != 3 or any(want not in (None, got) for want, got in zip(shape, joints.shape, strict=True)):
+        expected = ", ".join("N" if side is None else str(side) for side in shape)
+        raise ValueError(f"{file}: expected joints of shape ({expected}), got {joints.shape}.")
+    return joints
+
+
+def _people_of_joints(skeleton: Skeleton, images: list[Path], points: Tensor, labelled: Tensor) -> People:
+    """People whose box is the square round their labelled joints."""
+    rows = labelled.any(dim=1).nonzero()[:, 0]
+    points, labelled = points[rows], labelled[rows]
+    low = torch.where(labelled.unsqueeze(-1), points, torch.inf).amin(dim=1)
+    high = torch.where(labelled.unsqueeze(-1), points, -torch.inf).amax(dim=1)
+    half = (high - low).amax(dim=1, keepdim=True).clamp_min(1) * _JOINTS_MARGIN / 2
+    centre = (low + high) / 2
+    return People(
+        skeleton,
+        tuple(images[i] for i in rows.tolist()),
+        torch.where(labelled.unsqueeze(-1), points, 0.0),
+        labelled,
+        torch.cat((centre - half, centre + half), dim=1),
+        torch.full((len(rows), 4), math.nan, dtype=torch.float64),
+    )
