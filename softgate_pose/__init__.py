@@ -4,7 +4,7 @@ from softgate_pose.config import PoseConfig
 from softgate_pose.factory import create_model
 from softgate_pose.pose.heatmaps import decode_heatmaps, flip_heatmaps, render_heatmaps
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
-from softgate_pose.predict import Poses, predict
+from softgate_pose.prediction import Poses, predict
 from softgate_pose.weights import push_to_hub, save_pretrained
 from softgate_pose.zoo import list_models, list_pretrained
 

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from softgate_pose import LSP, MPII, PoseConfig
-from softgate_pose.evaluate import evaluate, mean_pose_keypoints, predict_people, score_keypoints
+from softgate_pose.evaluation import evaluate, mean_pose_keypoints, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps

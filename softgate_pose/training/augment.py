@@ -13,7 +13,7 @@ from tqdm import tqdm
 from softgate_pose.config import PoseConfig
 from softgate_pose.images import load_image, normalize
 from softgate_pose.pose import geometry
-from softgate_pose.predict import BOX_SCALE
+from softgate_pose.prediction import BOX_SCALE
 from softgate_pose.training.people import People
 
 __all__ = ["Augmentation", "Crops", "augment", "batches", "crop_people"]

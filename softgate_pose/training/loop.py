@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from softgate_pose.evaluate import evaluate
+from softgate_pose.evaluation import evaluate
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.training.augment import Augmentation, Crops, augment, batches, crop_people
 from softgate_pose.training.losses import heatmap_loss

@@ -13,7 +13,7 @@ from softgate_pose.images import load_image
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.predict import BOX_SCALE, predict_crops
+from softgate_pose.prediction import BOX_SCALE, predict_crops
 from softgate_pose.training.people import People
 
 __all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "predict_people", "score_keypoints"]

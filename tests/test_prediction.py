@@ -9,7 +9,7 @@ from PIL import Image
 from softgate_pose import LSP, Poses, predict
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.predict import infer_heatmaps, predict_crops
+from softgate_pose.prediction import infer_heatmaps, predict_crops
 
 
 class Oracle(torch.nn.Module):

@@ -1,0 +1,3 @@
+from softgate_pose.cli import main
+
+main()

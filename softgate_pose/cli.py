@@ -1,0 +1,383 @@
+"""The command line. The only module that prints; each command is a thin layer over one public call."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_args
+
+import click
+
+from softgate_pose import __version__, zoo
+from softgate_pose.pose.heatmaps import DecodeMethod
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Errors that say what to do need no traceback."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _told_plainly():
+            return command(*args, **kwargs)
+
+    return wrapped
+
+
+def _model_options(command: Callable[P, R]) -> Callable[P, R]:
+    for option in (
+        click.option("--device", default="cpu", show_default=True, help="Where to run, such as cpu or cuda."),
+        click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for --model."),
+        click.option(
+            "--model",
+            "model_name",
+            help="A name from `softgate-pose list`, hf-hub:OWNER/REPO or local-dir:FOLDER. "
+            "[default: the first that has weights]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_flip_test = click.option("--flip-test", is_flag=True, help="Average with the mirrored image: slower, more accurate.")
+_decode = click.option(
+    "--decode", type=click.Choice(get_args(DecodeMethod)), default="dark", show_default=True, help="Heatmap decoder."
+)
+_batch_size = click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="softgate-pose")
+def main() -> None:
+    """2D human pose estimation with small, fast soft-gated networks."""
+
+
+@main.command("list")
+@click.argument("pattern", default="*")
+@_plain_errors
+def list_command(pattern: str) -> None:
+    """Show the models, their budgets, and which weights exist.
+
+    PATTERN is a wildcard such as 'sgpose_*_2s'.
+    """
+    names = zoo.list_models(pattern)
+    if not names:
+        raise ValueError(f"No model matches {pattern!r}. `softgate-pose list` shows all {len(zoo.MODELS)}.")
+    rows = []
+    for name in names:
+        entry = zoo.MODELS[name]
+        tags = [zoo.get_pretrained(full).tag for full in zoo.list_pretrained(name)]
+        rows.append(
+            (
+                name,
+                f"{entry.config.num_stacks} x {entry.config.width}",
+                f"{entry.params / 1e6:.2f} M",
+                f"{entry.macs / 1e9:.2f} G",
+                f"{entry.paper_params:.1f} M",
+                "-" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G",
+                entry.paper_pckh or "-",
+                ", ".join(tags) or "none yet",
+            )
+        )
+    header = ("model", "stacks x width", "params", "MACs", "params", "MACs", "PCKh@0.5", "our weights")
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    ours, paper = sum(widths[2:4]) + 2, sum(widths[4:7]) + 4
+    click.echo(f"{'':{sum(widths[:2]) + 4}}{'counted here':^{ours}}  {'printed in the paper':^{paper}}".rstrip())
+    for row in (header, tuple("-" * width for width in widths), *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\nMACs are of one 256x256 image. The paper's PCKh is of its own weights on all of MPII, never of ours;")
+    click.echo("`softgate-pose info MODEL` shows what our weights measure.")
+
+
+@main.command()
+@click.argument("name")
+@_plain_errors
+def info(name: str) -> None:
+    """Show a model's config, budget and weights.
+
+    NAME is a model, or one with a tag.
+    """
+    model, dot, _ = name.partition(".")
+    entry = zoo.get_entry(model)
+    click.echo(f"{model}: {entry.config.num_stacks} x {entry.config.width}, depth {entry.config.depth}")
+    click.echo(f"  parameters   {entry.params:,} (paper: {entry.paper_params:g} M)")
+    macs = "not given" if entry.paper_macs is None else f"{entry.paper_macs:g} G"
+    click.echo(f"  MACs         {entry.macs:,} at 256x256 (paper: {macs})")
+    click.echo(f"  paper PCKh   {entry.paper_pckh or 'not given'} (PCKh@0.5 on all of MPII, the paper's weights)")
+    published = [zoo.get_pretrained(name)] if dot else [zoo.get_pretrained(n) for n in zoo.list_pretrained(model)]
+    if not published:
+        click.echo("  weights      none published yet")
+    for weights in published:
+        card = zoo.read_card(weights)
+        where = weights.folder or f"hf-hub:{weights.repo}@{weights.revision}"
+        click.echo(f"\nweights {weights.name}\n  file         {where}\n  sha256       {weights.sha256}")
+        click.echo(f"  licence      {card.get('licence', 'not stated')}")
+        for data in card.get("data", ()):
+            click.echo(f"  trained on   {data}")
+        for row in card.get("metrics", ()):
+            click.echo("  measured     " + ", ".join(f"{key} {value}" for key, value in row.items()))
+
+
+@main.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_model_options
+@click.option(
+    "--boxes",
+    "boxes_file",
+    type=click.Path(path_type=Path),
+    help='People: JSON {"photo.jpg": [[x0, y0, x1, y1], ...]} or CSV image,x0,y0,x1,y1. '
+    "[default: each photo is one person]",
+)
+@_flip_test
+@_decode
+@_batch_size
+@click.option("--out", type=click.Path(path_type=Path), help="Write poses to a .json, .jsonl or .csv file.")
+@click.option("--pictures", type=click.Path(path_type=Path), help="Write the photos with skeletons drawn to a folder.")
+@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+@_plain_errors
+def predict(
+    photos: tuple[Path, ...],
+    model_name: str | None,
+    checkpoint: Path | None,
+    device: str,
+    boxes_file: Path | None,
+    flip_test: bool,
+    decode: DecodeMethod,
+    batch_size: int,
+    out: Path | None,
+    pictures: Path | None,
+    overwrite: bool,
+) -> None:
+    """Find people's keypoints in PHOTOS: files, or folders of them.
+
+    A photo that cannot be read is passed over and listed at the end, with exit status 1. An
+    interrupted run with --out goes on where it stopped when the same command is given again.
+    """
+    from softgate_pose import folder
+    from softgate_pose.prediction import predict as predict_photo
+
+    found = folder.find_photos(photos)
+    boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
+    name, model = _build(model_name, checkpoint, device)
+    settings = {
+        "model": name,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "boxes": None if boxes_file is None else str(boxes_file),
+        "flip_test": flip_test,
+        "decode": decode,
+    }
+    run = partial(predict_photo, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
+    failed: list[str] = []
+    with nullcontext() if out is None else folder.Results(out, settings, overwrite=overwrite) as results:
+        todo = [photo for photo in found if results is None or photo.name not in results.done]
+        if results is not None and results.done:
+            click.echo(f"Going on: {len(found) - len(todo)} of {len(found)} photos are done.", err=True)
+        try:
+            with _progress(len(todo), "photos") as bar:
+                for photo, poses, problem in folder.process(found, run, boxes=boxes, results=results, pictures=pictures):
+                    bar.update()
+                    if problem is not None:
+                        failed.append(problem if photo.path.name in problem else f"{photo.path}: {problem}")
+                    elif poses is not None and out is None and pictures is None:
+                        with bar.external_write_mode():
+                            _print_poses(photo.name, poses)
+        except KeyboardInterrupt:
+            if results is not None:
+                click.echo(f"\nInterrupted; {results.part} keeps what is done.", err=True)
+                click.echo("Give the command again to go on.", err=True)
+            sys.exit(130)
+        if results is not None:
+            results.finish([photo.name for photo in found])
+    done = len(found) - len(failed)
+    if out is not None:
+        click.echo(f"{out}: poses of {_photos(done)}.", err=True)
+    if pictures is not None:
+        click.echo(f"{pictures}: {_photos(done)} with skeletons.", err=True)
+    if failed:
+        click.echo(f"{len(failed)} of {_photos(len(found))} failed:", err=True)
+        for problem in failed:
+            click.echo(f"  {problem}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@_model_options
+@click.option("--data", required=True, help="KIND:FOLDER:SPLIT, such as mpii:data/mpii:valid or lsp:data/lsp:test.")
+@_flip_test
+@_decode
+@_batch_size
+@click.option("--mean-pose", multiple=True, help="Score the mean pose of these training data instead of a model.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to a file, too.")
+@_plain_errors
+def evaluate(
+    model_name: str | None,
+    checkpoint: Path | None,
+    device: str,
+    data: str,
+    flip_test: bool,
+    decode: DecodeMethod,
+    batch_size: int,
+    mean_pose: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Score a model on annotated people: PCKh@0.5 where head boxes are known, else PCK@0.2."""
+    from softgate_pose import evaluation
+    from softgate_pose.training.people import concatenate, read_people
+
+    people = read_people(data)
+    if mean_pose:
+        training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
+        result = evaluation.score_keypoints(evaluation.mean_pose_keypoints(training, people), people)
+        name = "mean pose"
+    else:
+        name, model = _build(model_name, checkpoint, device)
+        result = evaluation.evaluate(
+            model, people, flip_test=flip_test, decode=decode, batch_size=batch_size, progress=True
+        )
+    row = {"model": name, "data": data, "flip_test": flip_test, "decode": decode, **result.to_dict()}
+    for key, value in row.items():
+        click.echo(f"{key:<10} {value}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--data", "sources", multiple=True, required=True, help="KIND:FOLDER:SPLIT; given twice it counts twice.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--size", type=int, default=256, show_default=True, help="Side of the square input, in pixels.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
+@_batch_size
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 0.5),
+    default=0.04,
+    show_default=True,
+    help="Share of the images kept for validation.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--start", help="Weights to start from: a name with a tag, hf-hub: or local-dir:.")
+@click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
+@click.option("--licence", help="Of the weights, for the card.")
+@click.option("--device", default="cpu", show_default=True)
+@_plain_errors
+def train(
+    name: str,
+    sources: tuple[str, ...],
+    out: Path,
+    size: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    hold_out: float,
+    seed: int,
+    start: str | None,
+    tests: tuple[str, ...],
+    licence: str | None,
+    device: str,
+) -> None:
+    """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16."""
+    import torch
+
+    from softgate_pose.evaluation import evaluate as evaluate_model
+    from softgate_pose.factory import create_model
+    from softgate_pose.training.loop import Recipe, fit
+    from softgate_pose.training.people import concatenate, read_people
+    from softgate_pose.weights import save_pretrained
+
+    torch.manual_seed(seed)
+    model = create_model(start or name, start is not None, input_size=(size, size))
+    splits = {
+        s: read_people(s).to_skeleton(model.config.skeleton).hold_out(hold_out, seed) for s in dict.fromkeys(sources)
+    }
+    tested = {source: read_people(source) for source in tests}
+    recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    trained = fit(
+        model,
+        concatenate([splits[source][0] for source in sources]),
+        recipe,
+        out,
+        validation=concatenate([held for _, held in splits.values()]),
+        device=device,
+    )
+    metrics = []
+    for source, people in tested.items():
+        for flip_test in (False, True):
+            figures = evaluate_model(trained, people, flip_test=flip_test, progress=True).to_dict()
+            metrics.append(
+                {
+                    "data": ":".join((Path(source.split(":")[1]).name, source.split(":")[2])),
+                    "flip test": flip_test,
+                    **figures,
+                }
+            )
+            click.echo(json.dumps(metrics[-1]))
+    training = {
+        "data": [f"{_short(source)}, {len(splits[source][0])} people" for source in sources],
+        "held_out": f"{hold_out:g} of the images of each, seed {seed}",
+        "licence": licence,
+        "command": "softgate-pose " + shlex.join(sys.argv[1:]),
+        "recipe": recipe.to_dict(),
+        "metrics": metrics,
+    }
+    saved = save_pretrained(trained, out / "model", training=training, dtype=torch.float16)
+    click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+
+
+def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:
+    """The named model with its weights, or the first that has some."""
+    import torch
+
+    from softgate_pose.factory import create_model
+
+    if name is None:
+        if checkpoint is not None:
+            raise ValueError("--checkpoint needs --model, the model that the weights are of.")
+        name = zoo.list_pretrained()[0]
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    pretrained = None if checkpoint is not None else True
+    return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
+
+
+def _progress(total: int, unit: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=f" {unit}", disable=total < 2, file=sys.stderr)
+
+
+def _photos(count: int) -> str:
+    return f"{count} photo{'' if count == 1 else 's'}"
+
+
+def _print_poses(name: str, poses: Any) -> None:
+    for index, (points, scores) in enumerate(zip(poses.keypoints.tolist(), poses.scores.tolist(), strict=True)):
+        click.echo(f"{name}, person {index}")
+        for keypoint, (x, y), score in zip(poses.keypoint_names, points, scores, strict=True):
+            click.echo(f"  {keypoint:<15} x {x:8.1f}  y {y:8.1f}  score {score:.2f}")
+
+
+def _short(source: str) -> str:
+    kind_folder, _, split = source.rpartition(":")
+    return f"{Path(kind_folder.partition(':')[2]).name} {split}"
+
+
+if __name__ == "__main__":
+    main()

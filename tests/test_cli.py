@@ -1,0 +1,337 @@
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import softgate_pose.prediction
+from softgate_pose import list_models, list_pretrained, save_pretrained, zoo
+from softgate_pose.cli import main
+
+
+@pytest.fixture
+def model_name(tiny_model, tmp_path):
+    return f"local-dir:{save_pretrained(tiny_model, tmp_path / 'model')}"
+
+
+@pytest.fixture
+def photos(tmp_path, photo):
+    """A folder with four good photos, one below another folder, and files that are no photos."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.jpg", "b.png", "c.jpg", "more/a.jpg"):
+        photo.save(folder / name)
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def failing(*arguments):
+    """Run what must end in an error message, never in a traceback."""
+    result = run(*arguments)
+    assert result.exit_code in (1, 2)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_list_prints_every_model_with_both_kinds_of_figures():
+    output = run("list").output
+    for name in list_models():
+        entry = zoo.MODELS[name]
+        (line,) = [line for line in output.splitlines() if line.startswith(name)]
+        assert f"{entry.params / 1e6:.2f} M" in line
+        assert f"{entry.macs / 1e9:.2f} G" in line
+        assert (entry.paper_pckh or "-") in line
+        for full in list_pretrained(name):
+            assert full.split(".")[1] in line
+    assert "printed in the paper" in output
+    assert "never of ours" in output
+
+
+def test_list_filters():
+    lines = run("list", "*_4s").output.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("sgpose")] == ["sgpose_small_4s", "sgpose_wide_4s"]
+    assert "No model matches 'resnet*'" in failing("list", "resnet*")
+
+
+@pytest.mark.parametrize("name", [*list_models(), *list_pretrained()])
+def test_info_of_every_model(name):
+    result = run("info", name)
+    assert result.exit_code == 0
+    assert "parameters" in result.output
+    for full in list_pretrained(name):
+        assert zoo.get_pretrained(full).sha256 in result.output
+
+
+def test_info_of_unknown_models():
+    assert "Did you mean 'sgpose_wide_4s'" in failing("info", "sgpose_wide_5s")
+    assert "No weights" in failing("info", "sgpose_0m5_1s.none")
+
+
+def test_help_of_every_command():
+    for command in main.commands:
+        result = run(command, "--help")
+        assert result.exit_code == 0
+        assert main.commands[command].help
+
+
+def test_one_photo_is_printed(model_name, photos):
+    result = run("predict", photos / "a.jpg", "--model", model_name)
+    assert result.exit_code == 0
+    assert "a.jpg, person 0" in result.output
+    assert result.output.count("score") == 14
+
+
+def read_output(file):
+    if file.suffix == ".csv":
+        with file.open() as stream:
+            return {row["image"] for row in csv.DictReader(stream)}
+    text = file.read_text()
+    rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+    return {row["image"] for row in rows}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
+def test_a_folder_goes_to_one_file_and_pictures(model_name, photos, tmp_path, suffix):
+    out, pictures = tmp_path / "results" / f"poses.{suffix}", tmp_path / "pictures"
+    result = run("predict", photos, "--model", model_name, "--out", out, "--pictures", pictures, "--flip-test")
+    assert result.exit_code == 0, result.output
+    assert read_output(out) == {"a.jpg", "b.png", "c.jpg", "more/a.jpg"}
+    drawn = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.jpg"))
+    assert drawn == ["a.jpg", "b.jpg", "c.jpg", "more/a.jpg"]
+    with Image.open(pictures / "b.jpg") as picture:
+        assert picture.size == (90, 70)
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name]  # nothing left over
+
+
+def test_json_holds_the_library_call_s_poses(model_name, photos, tmp_path):
+    from softgate_pose import create_model, predict
+
+    run("predict", photos / "a.jpg", "--model", model_name, "--out", tmp_path / "p.json", "--decode", "quarter")
+    (row,) = json.loads((tmp_path / "p.json").read_text())
+    expected = predict(create_model(model_name, channels_last=True), photos / "a.jpg", decode="quarter").to_dict()
+    assert row == {"image": "a.jpg", **expected}
+
+
+def test_pictures_of_photos_that_differ_in_their_ending_only(model_name, photos, photo, tmp_path):
+    photo.save(photos / "a.png")
+    result = run("predict", photos, "--model", model_name, "--pictures", tmp_path / "pictures")
+    assert result.exit_code == 0
+    assert len(list((tmp_path / "pictures").rglob("*.jpg"))) == 5
+
+
+def test_bad_photos_are_passed_over_and_listed(model_name, photos, tmp_path):
+    (photos / "empty.jpg").touch()
+    (photos / "torn.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    (photos / "fake.png").write_text("no picture")
+    result = run("predict", photos, "--model", model_name, "--out", tmp_path / "p.jsonl")
+    assert result.exit_code == 1
+    assert "3 of 7 photos failed" in result.output
+    for name in ("empty.jpg is empty (0 bytes)", "torn.jpg cannot be read", "fake.png cannot be read"):
+        assert name in result.output
+    assert read_output(tmp_path / "p.jsonl") == {"a.jpg", "b.png", "c.jpg", "more/a.jpg"}
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_interrupted_run_goes_on(model_name, photos, tmp_path, monkeypatch, suffix, torn):
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"poses.{suffix}"
+    (photos / "c.jpg").rename(photos / "b.jpg")  # its picture and b.png's must not be one
+    run("predict", photos, "--model", model_name, "--out", whole)
+
+    original, calls = softgate_pose.prediction.predict, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(softgate_pose.prediction, "predict", interrupted)
+    command = ("predict", photos, "--model", model_name, "--out", out, "--pictures", tmp_path / "pictures")
+    first = run(*command)
+    assert first.exit_code == 130
+    assert "Give the command again to go on" in first.output
+    assert not out.exists()
+    part = out.with_name(out.name + ".part")
+    if torn:  # killed while writing the second photo's line
+        part.write_bytes(part.read_bytes()[:-20])
+    calls[:] = [1] * 10
+    second = run(*command)
+    assert second.exit_code == 0
+    assert f"Going on: {1 if torn else 2} of 4 photos are done" in second.output
+    assert len(calls) == 10 + (3 if torn else 2)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not part.exists()
+    assert len(list((tmp_path / "pictures").rglob("*.jpg"))) == 4
+
+
+def test_a_run_with_other_settings_does_not_mix(model_name, photos, tmp_path):
+    part = tmp_path / "p.json.part"
+    part.write_text('{"settings": {"model": "another"}}\n')
+    message = failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+    assert "interrupted run with other settings" in message
+    assert part.exists()
+    part.write_text("garbage\n")
+    assert "is damaged" in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+
+
+def test_an_output_is_not_overwritten_unasked(model_name, photos, tmp_path):
+    out = tmp_path / "p.json"
+    out.write_text("precious")
+    command = ("predict", photos / "a.jpg", "--model", model_name, "--out", out)
+    assert "exists" in failing(*command)
+    assert out.read_text() == "precious"
+    assert run(*command, "--overwrite").exit_code == 0
+    assert read_output(out) == {"a.jpg"}
+
+
+def test_outputs_that_cannot_be_written(model_name, photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for option, value in (("--out", tmp_path / "file" / "p.json"), ("--pictures", tmp_path / "file" / "pictures")):
+        assert "file" in failing("predict", photos, "--model", model_name, option, value)
+    assert "must end in .json, .jsonl, .csv" in failing(
+        "predict", photos, "--model", model_name, "--out", tmp_path / "p.xml"
+    )
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_boxes_from_a_file(model_name, photos, tmp_path, suffix):
+    boxes = tmp_path / f"boxes.{suffix}"
+    if suffix == "json":
+        boxes.write_text(json.dumps({"a.jpg": [[0, 0, 40, 60], [30, 5, 80, 69]], "b.png": []}))
+    else:
+        boxes.write_text("image,x0,y0,x1,y1\na.jpg,0,0,40,60\na.jpg,30,5,80,69\nb.png,0,0,50,50\n")
+    result = run(
+        "predict",
+        photos / "a.jpg",
+        photos / "b.png",
+        "--model",
+        model_name,
+        "--boxes",
+        boxes,
+        "--out",
+        tmp_path / "p.json",
+    )
+    assert result.exit_code == 0, result.output
+    rows = {row["image"]: row["people"] for row in json.loads((tmp_path / "p.json").read_text())}
+    assert [person["box"] for person in rows["a.jpg"]] == [[0, 0, 40, 60], [30, 5, 80, 69]]
+    assert len(rows["b.png"]) == (0 if suffix == "json" else 1)
+
+
+def test_a_photo_that_the_boxes_file_lacks_or_has_wrong_fails_alone(model_name, photos, tmp_path):
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": [[0, 0, 40, 60]], "b.png": [[500, 500, 600, 600]]}))
+    result = run(
+        "predict", photos / "a.jpg", photos / "b.png", photos / "c.jpg",
+        "--model", model_name, "--boxes", tmp_path / "boxes.json", "--out", tmp_path / "p.json",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "2 of 3 photos failed" in result.output
+    assert "no entry 'c.jpg'; give it []" in result.output
+    assert "b.png: Box 0 lies outside the image" in result.output
+    assert read_output(tmp_path / "p.json") == {"a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("boxes.json", "[1, 2]"),
+        ("boxes.json", "{"),
+        ("boxes.json", '{"a.jpg": 5}'),
+        ("boxes.json", '{"a.jpg": [["x", 0, 1, 1]]}'),
+        ("boxes.json", '{"a.jpg": [[0, 0, 1]]}'),
+        ("boxes.csv", "image,left\na.jpg,3\n"),
+        ("boxes.csv", "image,x0,y0,x1,y1\na.jpg,1,2,3\n"),
+        ("boxes.json", b"\xff\xfe\x00"),
+        ("boxes.json", "[" * 100_000),
+    ],
+)
+def test_broken_boxes_files(model_name, photos, tmp_path, name, content):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert name in failing("predict", photos, "--model", model_name, "--boxes", file)
+
+
+def test_photos_and_folders_that_are_not_there(model_name, tmp_path, photos):
+    assert "No photo or folder" in failing("predict", tmp_path / "nothing.jpg", "--model", model_name)
+    (tmp_path / "bare").mkdir()
+    assert "holds no images; looked for .bmp" in failing("predict", tmp_path / "bare", "--model", model_name)
+    twice = failing("predict", photos / "a.jpg", photos / "more" / "a.jpg", "--model", model_name)
+    assert "would both be called 'a.jpg'" in twice
+    assert "No boxes file" in failing("predict", photos, "--model", model_name, "--boxes", tmp_path / "no.json")
+    assert "Missing argument" in failing("predict")
+
+
+def test_models_and_devices_that_are_not_there(photos, model_name, tmp_path):
+    assert "Unknown model" in failing("predict", photos, "--model", "sgpose_huge")
+    assert "published yet" in failing("predict", photos, "--model", "sgpose_wide_4s")
+    assert "--checkpoint needs --model" in failing("predict", photos, "--checkpoint", tmp_path / "x.safetensors")
+    assert "expected the file" in failing(
+        "predict", photos, "--model", "sgpose_0m5_1s", "--checkpoint", tmp_path / "x.safetensors"
+    )
+    assert "--device tpu9 cannot be used" in failing("predict", photos, "--model", model_name, "--device", "tpu9")
+
+
+@pytest.mark.skipif(not list_pretrained(), reason="no weights are bundled yet")
+def test_the_default_model_is_the_first_with_weights(photos):
+    result = run("predict", photos / "a.jpg")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("score") == 16
+
+
+def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
+    from scipy.io import savemat
+
+    data = tmp_path / "lsp"
+    (data / "images").mkdir(parents=True)
+    joints = np.random.default_rng(0).uniform(5, 60, (3, 14, 6))
+    savemat(data / "joints.mat", {"joints": joints})
+    for i in range(6):
+        photo.save(data / f"images/im{i + 1:04d}.jpg")
+    source = f"lsp:{data}:train"
+    out = tmp_path / "run"
+    arguments = ["train", "sgpose_0m5_1s", "--data", source, "--out", str(out), "--size", "64", "--epochs", "1"]
+    arguments += ["--batch-size", "2", "--hold-out", "0.2", "--test", source, "--licence", "CC0-1.0"]
+    monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    training = json.loads((out / "model" / "training.json").read_text())
+    assert training["data"] == ["lsp train, 4 people"]
+    assert training["command"].startswith("softgate-pose train sgpose_0m5_1s --data")
+    assert [row["flip test"] for row in training["metrics"]] == [False, True]
+
+    name = f"local-dir:{out / 'model'}"
+    result = run("evaluate", "--model", name, "--data", source, "--json", tmp_path / "table.json")
+    assert result.exit_code == 0, result.output
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["protocol"] == "PCK@0.2"
+    assert table["people"] == 6
+    assert table["mean"] == pytest.approx(training["metrics"][0]["mean"], abs=2)  # fp16 against fp32
+    assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
+    assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
+    assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
+
+
+def test_the_installed_command_runs():
+    result = subprocess.run([sys.executable, "-m", "softgate_pose", "--version"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert softgate_pose.__version__ in result.stdout
+
+
+def test_importing_and_listing_load_nothing_slow():
+    code = (
+        "import sys, softgate_pose, softgate_pose.cli; softgate_pose.list_models(); softgate_pose.list_pretrained();"
+        "slow = ('timm', 'torchvision', 'scipy', 'huggingface_hub', 'matplotlib');"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
