@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
@@ -188,7 +189,9 @@ def predict(
             click.echo(f"Going on: {len(found) - len(todo)} of {len(found)} photos are done.", err=True)
         try:
             with _progress(len(todo), "photos") as bar:
-                for photo, poses, problem in folder.process(found, run, boxes=boxes, results=results, pictures=pictures):
+                for photo, poses, problem in folder.process(
+                    found, run, boxes=boxes, results=results, pictures=pictures
+                ):
                     bar.update()
                     if problem is not None:
                         failed.append(problem if photo.path.name in problem else f"{photo.path}: {problem}")
@@ -294,7 +297,7 @@ def train(
     """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16."""
     import torch
 
-    from softgate_pose.evaluation import evaluate as evaluate_model
+    from softgate_pose import evaluation
     from softgate_pose.factory import create_model
     from softgate_pose.training.loop import Recipe, fit
     from softgate_pose.training.people import concatenate, read_people
@@ -307,33 +310,30 @@ def train(
     }
     tested = {source: read_people(source) for source in tests}
     recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    trained = fit(
-        model,
-        concatenate([splits[source][0] for source in sources]),
-        recipe,
-        out,
-        validation=concatenate([held for _, held in splits.values()]),
-        device=device,
-    )
-    metrics = []
+    training_people = concatenate([splits[source][0] for source in sources])
+    held_out = concatenate([held for _, held in splits.values()])
+    trained = fit(model, training_people, recipe, out, validation=held_out, device=device)
+
+    trained.half().float()  # what is measured is what is saved
+    metrics, baseline = [], []
     for source, people in tested.items():
         for flip_test in (False, True):
-            figures = evaluate_model(trained, people, flip_test=flip_test, progress=True).to_dict()
-            metrics.append(
-                {
-                    "data": ":".join((Path(source.split(":")[1]).name, source.split(":")[2])),
-                    "flip test": flip_test,
-                    **figures,
-                }
-            )
+            result = evaluation.evaluate(trained, people, flip_test=flip_test, progress=True)
+            metrics.append({"data": _label(source), "flip test": flip_test, **result.to_dict()})
             click.echo(json.dumps(metrics[-1]))
+        mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
+        baseline.append({"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
     training = {
-        "data": [f"{_short(source)}, {len(splits[source][0])} people" for source in sources],
-        "held_out": f"{hold_out:g} of the images of each, seed {seed}",
+        "data": [
+            f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
+            for source, count in Counter(sources).items()
+        ],
+        "held_out": f"{hold_out:.0%} of the images of each, seed {seed}",
         "licence": licence,
         "command": "softgate-pose " + shlex.join(sys.argv[1:]),
         "recipe": recipe.to_dict(),
         "metrics": metrics,
+        "baseline": baseline,
     }
     saved = save_pretrained(trained, out / "model", training=training, dtype=torch.float16)
     click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
@@ -374,9 +374,10 @@ def _print_poses(name: str, poses: Any) -> None:
             click.echo(f"  {keypoint:<15} x {x:8.1f}  y {y:8.1f}  score {score:.2f}")
 
 
-def _short(source: str) -> str:
-    kind_folder, _, split = source.rpartition(":")
-    return f"{Path(kind_folder.partition(':')[2]).name} {split}"
+def _label(source: str) -> str:
+    """``lsp:data/lsp:test`` as it is called in cards: lsp test."""
+    folder, _, split = source.partition(":")[2].rpartition(":")
+    return f"{Path(folder).name} {split}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""Put trained weights into the package: python .ci/bundle.py RUN/model TAG.
+
+The folder is one that `softgate-pose train` saved. It replaces weights of the same model and tag.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from softgate_pose.weights import find_checkpoint
+from softgate_pose.zoo import BUNDLED, get_entry
+
+
+def main(folder: Path, tag: str) -> None:
+    found = find_checkpoint(folder)
+    if found.config is None:
+        raise SystemExit(f"{folder} carries no config.")
+    model = found.config.name
+    get_entry(model)
+    target = BUNDLED / f"{model}.{tag}"
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(folder, target)
+    index = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
+    rows = [row for row in index if (row["model"], row["tag"]) != (model, tag)]
+    rows.append({"model": model, "tag": tag, "sha256": digest, "bundled": True})
+    (BUNDLED / "index.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(f"Bundled {target.name}, sha256 {digest}. Now run: make tables")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,52 @@
+# Run `make` to see what there is. Every target sets up what it needs in .venv by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs serve format tables clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: .venv/installed  ## Draw the skeletons of the people in a real photo, with the bundled weights
+	$(BIN)/softgate-pose predict examples/photo.jpg --boxes examples/boxes.json --flip-test \
+		--out out/poses.json --pictures out --overwrite
+	@echo "Open out/photo.jpg."
+
+test: .venv/installed-dev  ## Run all tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: .venv/installed-dev  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev  ## Check types, strictly
+	$(BIN)/mypy
+
+docs: .venv/installed-dev  ## Build the site into site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+serve: .venv/installed-dev  ## Show the site on http://127.0.0.1:8000, rebuilt as you edit
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+format: .venv/installed-dev  ## Put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: .venv/installed-dev  ## Write the model tables of README and docs from the measured JSON
+	$(BIN)/python .ci/tables.py
+
+clean:  ## Remove what was built, .venv included
+	rm -rf .venv build dist site out .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,docs]"
+	@touch $@

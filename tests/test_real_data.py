@@ -1,0 +1,37 @@
+"""The readers on the real data sets, where they lie beside the project."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import loadmat
+
+from softgate_pose.training.people import read_people
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the data sets are not here")
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [("lsp:lsp:train", 1000), ("lsp:lsp:test", 1000), ("lspet:lspet:train", 8500), ("mpii:mpii_sports:valid", 264)],
+)
+def test_people_have_their_images_and_joints_in_their_boxes(source, count):
+    kind, folder, split = source.split(":")
+    people = read_people(f"{kind}:{DATA / folder}:{split}")
+    assert len(people) == count
+    assert all(people.images[i].exists() for i in range(0, count, 97))
+    assert people.labelled.any(dim=1).all()
+    inside = (people.keypoints >= people.boxes[:, None, :2]) & (people.keypoints <= people.boxes[:, None, 2:])
+    assert inside.all(-1)[people.labelled].float().mean() > 0.93
+
+
+def test_mpii_json_and_matlab_file_are_the_same_people():
+    people = read_people(f"mpii:{DATA / 'mpii_sports'}:valid")
+    matlab = loadmat(DATA / "mpii_sports" / "annot" / "gt_valid.mat")
+    np.testing.assert_array_equal(people.labelled, matlab["jnt_missing"].T == 0)
+    points = matlab["pos_gt_src"].transpose(2, 0, 1) - 1
+    np.testing.assert_allclose(people.keypoints[people.labelled], points[people.labelled], atol=1e-3)
+    np.testing.assert_allclose(
+        people.head_boxes, matlab["headboxes_src"].transpose(2, 0, 1).reshape(-1, 4) - 1, atol=1e-3
+    )
