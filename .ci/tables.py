@@ -34,15 +34,15 @@ def models() -> list[str]:
 def measured() -> list[str]:
     """What our weights measure, part by part, and the mean pose beside them."""
     rows = [
-        "| weights | data | people | protocol | flip test | " + " | ".join(PARTS) + " |",
-        "|---|---|---:|---|---|" + "---:|" * len(PARTS),
+        "| weights | people, protocol | flip test | " + " | ".join(PARTS) + " |",
+        "|---|---|---|" + "---:|" * len(PARTS),
     ]
     for full in zoo.list_pretrained():
         card = zoo.read_card(zoo.get_pretrained(full))
         for label, key in ((f"`{full}`", "metrics"), ("always the mean training pose", "baseline")):
             for row in card.get(key, ()):
                 flip = {True: "yes", False: "no"}.get(row.get("flip test"), "–")
-                cells = [label, row["data"], str(row["people"]), row["protocol"], flip]
+                cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
                 rows.append("| " + " | ".join(cells + [f"{row[p]:.1f}" if p in row else "–" for p in PARTS]) + " |")
     return rows
 
