@@ -25,9 +25,11 @@ def main(folder: Path, tag: str) -> None:
     shutil.copytree(folder, target)
     index = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
-    rows = [row for row in index if (row["model"], row["tag"]) != (model, tag)]
-    rows.append({"model": model, "tag": tag, "sha256": digest, "bundled": True})
-    (BUNDLED / "index.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    row = {"model": model, "tag": tag, "sha256": digest, "bundled": True}
+    places = [i for i, old in enumerate(index) if (old["model"], old["tag"]) == (model, tag)]
+    at = places[0] if places else len(index)
+    index[at : at + 1] = [row]
+    (BUNDLED / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     print(f"Bundled {target.name}, sha256 {digest}. Now run: make tables")
 
 

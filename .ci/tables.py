@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from softgate_pose import zoo
+from softgate_pose import PoseConfig, zoo
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "docs/models.md")
@@ -39,9 +39,11 @@ def measured() -> list[str]:
     ]
     for full in zoo.list_pretrained():
         card = zoo.read_card(zoo.get_pretrained(full))
-        for label, key in ((f"`{full}`", "metrics"), ("always the mean training pose", "baseline")):
+        config = PoseConfig.from_json((zoo.BUNDLED / full / "config.json").read_bytes())
+        size = "×".join(map(str, config.input_size))
+        for label, key in ((f"`{full}`, {size} px", "metrics"), ("always the mean training pose", "baseline")):
             for row in card.get(key, ()):
-                flip = {True: "yes", False: "no"}.get(row.get("flip test"), "–")
+                flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")
                 cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
                 rows.append("| " + " | ".join(cells + [f"{row[p]:.1f}" if p in row else "–" for p in PARTS]) + " |")
     return rows

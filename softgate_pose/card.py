@@ -13,14 +13,16 @@ __all__ = ["model_card"]
 _PAPER = "https://arxiv.org/abs/2002.11098"
 
 
-def model_card(config: PoseConfig, training: Mapping[str, Any]) -> str:
+def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "local-dir:FOLDER") -> str:
     """A Hub model card in Markdown.
 
     Args:
         config: Of the saved model.
-        training: ``data`` (list of texts), ``licence`` (an SPDX name or text), ``recipe`` (any JSON),
-            ``command`` (text), ``metrics`` (list of rows, each ``data``, ``protocol`` and figures by
-            part). What is missing is said to be not stated.
+        training: ``data`` (list of texts), ``held_out`` (text), ``licence`` (an SPDX name or text),
+            ``command`` (text), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
+            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's). What
+            is missing is said to be not stated.
+        source: The name under which ``create_model`` finds the model.
     """
     licence = training.get("licence")
     height, width = config.input_size
@@ -44,8 +46,9 @@ def model_card(config: PoseConfig, training: Mapping[str, Any]) -> str:
         "```python",
         "import softgate_pose",
         "",
-        'model = softgate_pose.create_model("local-dir:PATH")  # or "hf-hub:OWNER/REPO@REVISION"',
-        'poses = softgate_pose.predict(model, "photo.jpg", boxes=[(x0, y0, x1, y1)])',
+        f'model = softgate_pose.create_model("{source}")',
+        'poses = softgate_pose.predict(model, "photo.jpg")  # boxes=[(x0, y0, x1, y1), ...] for several people',
+        'poses.draw("photo.jpg").save("poses.png")',
         "```",
         "",
         "## Licence",
@@ -55,11 +58,13 @@ def model_card(config: PoseConfig, training: Mapping[str, Any]) -> str:
         "## Training data",
         "",
         *([f"- {data}" for data in training.get("data", ())] or ["Not stated."]),
+        *([f"- Held out for validation: {training['held_out']}"] if "held_out" in training else []),
         "",
         "## Measured",
         "",
         *(_metrics_table(training.get("metrics", ())) or ["Not stated."]),
         "",
+        *_baseline(training.get("baseline", ())),
         "## Recipe",
         "",
         *(_recipe(training) or ["Not stated."]),
@@ -81,8 +86,19 @@ def _metrics_table(rows: Any) -> list[str]:
     return ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *body]
 
 
+def _baseline(rows: Any) -> list[str]:
+    if not rows:
+        return []
+    return [
+        "Beside it, the mean training pose put into each box, which looks at no image:",
+        "",
+        *_metrics_table(rows),
+        "",
+    ]
+
+
 def _recipe(training: Mapping[str, Any]) -> list[str]:
-    lines = ["```sh", str(training["command"]), "```", ""] if "command" in training else []
+    lines = ["```sh", str(training["command"]), "```", ""] if training.get("command") else []
     if "recipe" in training:
         lines += ["```json", json.dumps(training["recipe"], indent=2), "```"]
     return lines

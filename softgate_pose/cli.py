@@ -1,11 +1,10 @@
-"""The command line. The only module that prints; each command is a thin layer over one public call."""
+"""The command line. The only module that prints; each command is a thin layer over the library."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
@@ -58,7 +57,13 @@ _flip_test = click.option("--flip-test", is_flag=True, help="Average with the mi
 _decode = click.option(
     "--decode", type=click.Choice(get_args(DecodeMethod)), default="dark", show_default=True, help="Heatmap decoder."
 )
-_batch_size = click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+_batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="People that go through the network together; for predict, those of one photo.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -174,24 +179,22 @@ def predict(
     found = folder.find_photos(photos)
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
+    drawn = None if pictures is None else folder.picture_paths(found, pictures)
     settings = {
         "model": name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        "boxes": None if boxes_file is None else str(boxes_file),
+        "boxes": boxes,
         "flip_test": flip_test,
         "decode": decode,
     }
     run = partial(predict_photo, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
     failed: list[str] = []
     with nullcontext() if out is None else folder.Results(out, settings, overwrite=overwrite) as results:
-        todo = [photo for photo in found if results is None or photo.name not in results.done]
         if results is not None and results.done:
-            click.echo(f"Going on: {len(found) - len(todo)} of {len(found)} photos are done.", err=True)
+            click.echo(f"Going on: {len(results.done)} of {_photos(len(found))} are done.", err=True)
         try:
-            with _progress(len(todo), "photos") as bar:
-                for photo, poses, problem in folder.process(
-                    found, run, boxes=boxes, results=results, pictures=pictures
-                ):
+            with _progress(len(found), "photos", done=0 if results is None else len(results.done)) as bar:
+                for photo, poses, problem in folder.process(found, run, boxes=boxes, results=results, pictures=drawn):
                     bar.update()
                     if problem is not None:
                         failed.append(problem if photo.path.name in problem else f"{photo.path}: {problem}")
@@ -205,11 +208,11 @@ def predict(
             sys.exit(130)
         if results is not None:
             results.finish([photo.name for photo in found])
-    done = len(found) - len(failed)
+    succeeded = len(found) - len(failed)
     if out is not None:
-        click.echo(f"{out}: poses of {_photos(done)}.", err=True)
+        click.echo(f"{out}: poses of {_photos(succeeded)}.", err=True)
     if pictures is not None:
-        click.echo(f"{pictures}: {_photos(done)} with skeletons.", err=True)
+        click.echo(f"{pictures}: {_photos(succeeded)} with skeletons.", err=True)
     if failed:
         click.echo(f"{len(failed)} of {_photos(len(found))} failed:", err=True)
         for problem in failed:
@@ -223,7 +226,11 @@ def predict(
 @_flip_test
 @_decode
 @_batch_size
-@click.option("--mean-pose", multiple=True, help="Score the mean pose of these training data instead of a model.")
+@click.option(
+    "--mean-pose",
+    multiple=True,
+    help="Score the mean pose of these training data instead of a model; may be given more than once.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to a file, too.")
 @_plain_errors
 def evaluate(
@@ -239,8 +246,10 @@ def evaluate(
 ) -> None:
     """Score a model on annotated people: PCKh@0.5 where head boxes are known, else PCK@0.2."""
     from softgate_pose import evaluation
-    from softgate_pose.training.people import concatenate, read_people
+    from softgate_pose.people import concatenate, read_people
 
+    if json_file is not None and not json_file.parent.is_dir():
+        raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}.")
     people = read_people(data)
     if mean_pose:
         training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
@@ -263,9 +272,9 @@ def evaluate(
 @click.option("--data", "sources", multiple=True, required=True, help="KIND:FOLDER:SPLIT; given twice it counts twice.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--size", type=int, default=256, show_default=True, help="Side of the square input, in pixels.")
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Passes over the people.")
 @_batch_size
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At its peak.")
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 0.5),
@@ -273,11 +282,11 @@ def evaluate(
     show_default=True,
     help="Share of the images kept for validation.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--start", help="Weights to start from: a name with a tag, hf-hub: or local-dir:.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights to start from.")
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
 @click.option("--licence", help="Of the weights, for the card.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Where to train, such as cpu or cuda.")
 @_plain_errors
 def train(
     name: str,
@@ -289,53 +298,34 @@ def train(
     learning_rate: float,
     hold_out: float,
     seed: int,
-    start: str | None,
+    checkpoint: Path | None,
     tests: tuple[str, ...],
     licence: str | None,
     device: str,
 ) -> None:
-    """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16."""
+    """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16.
+
+    A NAME with a tag, hf-hub: or local-dir: starts from its weights.
+    """
     import torch
 
-    from softgate_pose import evaluation
     from softgate_pose.factory import create_model
-    from softgate_pose.training.loop import Recipe, fit
-    from softgate_pose.training.people import concatenate, read_people
-    from softgate_pose.weights import save_pretrained
+    from softgate_pose.training.loop import Recipe
+    from softgate_pose.training.run import train_and_save
 
     torch.manual_seed(seed)
-    model = create_model(start or name, start is not None, input_size=(size, size))
-    splits = {
-        s: read_people(s).to_skeleton(model.config.skeleton).hold_out(hold_out, seed) for s in dict.fromkeys(sources)
-    }
-    tested = {source: read_people(source) for source in tests}
-    recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    training_people = concatenate([splits[source][0] for source in sources])
-    held_out = concatenate([held for _, held in splits.values()])
-    trained = fit(model, training_people, recipe, out, validation=held_out, device=device)
-
-    trained.half().float()  # what is measured is what is saved
-    metrics, baseline = [], []
-    for source, people in tested.items():
-        for flip_test in (False, True):
-            result = evaluation.evaluate(trained, people, flip_test=flip_test, progress=True)
-            metrics.append({"data": _label(source), "flip test": flip_test, **result.to_dict()})
-            click.echo(json.dumps(metrics[-1]))
-        mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        baseline.append({"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
-    training = {
-        "data": [
-            f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
-            for source, count in Counter(sources).items()
-        ],
-        "held_out": f"{hold_out:.0%} of the images of each, seed {seed}",
-        "licence": licence,
-        "command": "softgate-pose " + shlex.join(sys.argv[1:]),
-        "recipe": recipe.to_dict(),
-        "metrics": metrics,
-        "baseline": baseline,
-    }
-    saved = save_pretrained(trained, out / "model", training=training, dtype=torch.float16)
+    model = create_model(name, checkpoint=checkpoint, input_size=(size, size))
+    saved = train_and_save(
+        model,
+        sources,
+        out,
+        recipe=Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+        hold_out=hold_out,
+        tests=tests,
+        licence=licence,
+        command="softgate-pose " + shlex.join(sys.argv[1:]),
+        device=device,
+    )
     click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
 
 
@@ -357,10 +347,10 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
     return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
 
 
-def _progress(total: int, unit: str) -> Any:
+def _progress(total: int, unit: str, *, done: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=f" {unit}", disable=total < 2, file=sys.stderr)
+    return tqdm(total=total, initial=done, unit=f" {unit}", disable=total - done < 2, file=sys.stderr)
 
 
 def _photos(count: int) -> str:
@@ -372,12 +362,6 @@ def _print_poses(name: str, poses: Any) -> None:
         click.echo(f"{name}, person {index}")
         for keypoint, (x, y), score in zip(poses.keypoint_names, points, scores, strict=True):
             click.echo(f"  {keypoint:<15} x {x:8.1f}  y {y:8.1f}  score {score:.2f}")
-
-
-def _label(source: str) -> str:
-    """``lsp:data/lsp:test`` as it is called in cards: lsp test."""
-    folder, _, split = source.partition(":")[2].rpartition(":")
-    return f"{Path(folder).name} {split}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from softgate_pose.images import ImageSource, load_image
+from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.skeleton import Skeleton
 
 __all__ = ["draw_poses"]
@@ -28,7 +29,8 @@ def draw_poses(
     Line widths follow each person's size, so a small figure is not painted over.
 
     Args:
-        image: Path, PIL image, array or tensor.
+        image: Path, PIL image, array or tensor; of a tensor with other than 3 channels the first three
+            are shown, or the first as grey.
         keypoints: (N, K, 2) as (x, y) in image pixels; NaN for none.
         scores: (N, K).
         skeleton: Names and edges of the K keypoints.
@@ -45,7 +47,9 @@ def draw_poses(
             f"keypoints and scores must have shapes (N, {len(skeleton)}, 2) and (N, {len(skeleton)}) for skeleton "
             f"{skeleton.name!r}, got {tuple(keypoints.shape)} and {tuple(scores.shape)}."
         )
-    pixels = load_image(image).round().byte().permute(1, 2, 0).contiguous()
+    if isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] != 3:
+        image = image[:3] if image.shape[0] > 3 else image[:1].expand(3, -1, -1)  # shown as colours, or as grey
+    pixels = load_image(image).round().byte().permute(1, 2, 0).cpu().contiguous()
     canvas = Image.fromarray(pixels.numpy())
     for points, shown in zip(keypoints.double(), scores >= min_score, strict=True):
         shown = shown & points.isfinite().all(dim=-1)
@@ -68,7 +72,7 @@ def _draw_person(canvas: Image.Image, seen: Tensor, points: Tensor, shown: list[
     scale = _SUPERSAMPLING if max(part.size) <= 3000 else 1
     large = part.resize((part.width * scale, part.height * scale), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(large)
-    places = [((x + 0.5 - x0) * scale - 0.5, (y + 0.5 - y0) * scale - 0.5) for x, y in points.tolist()]
+    places = heatmap_to_input(points - points.new_tensor([x0, y0]), scale).tolist()  # the same change of scale
     width = thickness * scale
     edges = [(a, b) for a, b in skeleton.edge_indices if shown[a] and shown[b]]
     for extra, colour in ((0.5 * width, _OUTLINE), (0.0, None)):

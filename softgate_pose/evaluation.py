@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from softgate_pose.images import load_image
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import BOX_SCALE, predict_crops
-from softgate_pose.training.people import People
 
 __all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "predict_people", "score_keypoints"]
 
@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         protocol: ``PCKh@0.5`` where head boxes are known, else ``PCK@0.2``.
         table: Part to percent.
-        mean_fine: The mean at a fifth of the threshold's PCKh value (``mean@0.1``); PCKh only.
+        mean_fine: The mean PCKh at a threshold of 0.1, printed as ``mean@0.1``; None for PCK.
         people: People scored.
         left_out: People without a labelled keypoint, or without a head box or torso.
     """
@@ -58,13 +58,13 @@ def evaluate(
     Raises:
         ValueError: If the model's skeleton lacks a keypoint that is to be scored.
     """
-    keypoints = predict_people(
-        model, people, flip_test=flip_test, decode=decode, batch_size=batch_size, progress=progress
-    )
     names = model.config.skeleton.keypoints
     lacking = [name for name in people.skeleton.keypoints if name not in names]
     if lacking:
         raise ValueError(f"{model.config.name} does not predict {', '.join(lacking)}, which the data are scored on.")
+    keypoints = predict_people(
+        model, people, flip_test=flip_test, decode=decode, batch_size=batch_size, progress=progress
+    )
     return score_keypoints(keypoints[:, model.config.skeleton.indices(people.skeleton.keypoints)], people)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 from softgate_pose import weights, zoo
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.pose.skeleton import Skeleton, get_skeleton
+from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
 
 __all__ = ["create_model"]
 
 logger = logging.getLogger(__name__)
 
 _HUB, _LOCAL = "hf-hub:", "local-dir:"
+
+_NETWORK = ("num_stacks", "width", "depth", "gate", "merge", "skip", "heatmap")
+"""Settings that weights are bound to."""
 
 
 def create_model(
@@ -51,9 +54,11 @@ def create_model(
             with a tag, ``hf-hub:`` and ``local-dir:``.
         checkpoint: Load these weights instead: a ``.safetensors`` file or a folder. The input size,
             skeleton and normalisation come from it too, if it was saved by this package.
-        num_keypoints: Another number of keypoints, of which nothing is known. Their heads are new.
+        num_keypoints: Another number of keypoints: 14 are LSP's, 16 MPII's and 17 COCO's; of any other
+            number nothing is known, and all heads are new.
         skeleton: Another skeleton: its name, a ``Skeleton``, or a list of keypoint names. The heads of
-            keypoints that the weights know by name are kept.
+            keypoints that the weights know by name are kept. Names that begin with ``left_`` and
+            ``right_`` are each other's mirror image, which flip test and training need to know.
         in_chans: Another number of input channels; the stem's weights are adapted.
         device: Where to put it.
         dtype: Of its parameters.
@@ -79,13 +84,13 @@ def create_model(
 
     base, found = _find(name, pretrained, checkpoint)
     changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    config = base.replace(**changes)
+    config = _changed(base, in_chans, changes)
     if found is not None and found.config is not None:
-        if checkpoint is not None:
-            _check_same_network(config, found.config, found.file)
-        config = found.config.replace(**changes)
-    if in_chans is not None:
-        config = config.with_in_chans(in_chans)
+        stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in _NETWORK})
+        if "heatmap" not in changes:  # what the numbers are is for the weights to say
+            config = config.replace(heatmap=stored.heatmap)
+        _check_same_network(config, stored, found.file)
+        config = stored
     config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
 
     model = SoftGatePose(config)
@@ -129,13 +134,24 @@ def _find(
     return base, wanted
 
 
+def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any]) -> PoseConfig:
+    """The config with other channels and settings; its name tells what is no longer as the name says."""
+    if in_chans is not None:
+        config = config.with_in_chans(in_chans)
+    differing = [
+        f"{key}={changes[key]!r}" for key in _NETWORK if key in changes and changes[key] != getattr(config, key)
+    ]
+    name = f"{config.name} with {', '.join(differing)}" if differing else config.name
+    return config.replace(name=name, **changes)
+
+
 def _check_same_network(asked: PoseConfig, stored: PoseConfig, file: Path) -> None:
-    """A checkpoint that knows its config must be of the network that was asked for."""
-    for key in ("num_stacks", "width", "depth", "gate", "merge", "skip"):
+    """Weights that know their config must be of the network that was asked for."""
+    for key in _NETWORK:
         if getattr(asked, key) != getattr(stored, key):
             raise RuntimeError(
-                f"{file} does not fit {asked.name}: it holds a {stored.name} with {key}={getattr(stored, key)!r}, "
-                f"{asked.name} has {getattr(asked, key)!r}. Build {stored.name!r} with that setting."
+                f"{file} does not fit {asked.name}: it was saved from {stored.name}, whose {key} is "
+                f"{getattr(stored, key)!r}, not {getattr(asked, key)!r}. Build that model, or leave out these weights."
             )
 
 
@@ -151,4 +167,7 @@ def _skeleton(
         return wanted
     if num_keypoints is None or num_keypoints == len(present):
         return present
+    for known in SKELETONS.values():
+        if len(known) == num_keypoints:
+            return known
     return Skeleton.unnamed(num_keypoints)

@@ -59,7 +59,11 @@ def find_photos(sources: Sequence[str | os.PathLike[str]]) -> list[Photo]:
 
 
 def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, Path]:
-    """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique."""
+    """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
+
+    Raises:
+        ValueError: If a picture would replace a photo.
+    """
     paths: dict[str, Path] = {}
     taken: set[Path] = set()
     for photo in photos:
@@ -68,6 +72,10 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, Path]:
             path = folder / f"{photo.name}.jpg"
         taken.add(path)
         paths[photo.name] = path
+    originals = {photo.path.resolve() for photo in photos}
+    for path in taken:
+        if path.resolve() in originals:
+            raise ValueError(f"The picture {path} would replace a photo; choose another folder for the pictures.")
     return paths
 
 
@@ -189,7 +197,7 @@ def process(
     *,
     boxes: Mapping[str, Boxes] | None = None,
     results: Results | None = None,
-    pictures: Path | None = None,
+    pictures: Mapping[str, Path] | None = None,
 ) -> Iterator[tuple[Photo, Poses | None, str | None]]:
     """Predict photo by photo, keeping the results; a photo that fails is told and passed over.
 
@@ -198,7 +206,8 @@ def process(
         predict: Given the opened image and its boxes, or None for the whole image.
         boxes: From ``read_boxes``; then a photo without an entry is an error of that photo.
         results: Where poses are kept; photos that it has already are not yielded.
-        pictures: Folder for the photos with skeletons drawn.
+        pictures: Where the photos with skeletons go, from ``picture_paths``; one that is missing is
+            drawn, even if its poses are kept already.
 
     Yields:
         The photo, its poses or None, and what went wrong or None.
@@ -206,21 +215,22 @@ def process(
     Raises:
         OSError: If results or pictures cannot be written.
     """
-    drawn = picture_paths(photos, pictures) if pictures is not None else {}
     for photo in photos:
-        if results is not None and photo.name in results.done:
+        path = None if pictures is None else pictures[photo.name]
+        if results is not None and photo.name in results.done and (path is None or path.exists()):
             continue
         try:
             image = open_image(photo.path)
             poses = predict(image, _boxes_of(photo, boxes))
-            picture = poses.draw(image) if drawn else None
+            picture = None if path is None else poses.draw(image)
         except (OSError, ValueError) as error:
             yield photo, None, str(error)
             continue
-        if picture is not None:
-            path = drawn[photo.name]
+        if path is not None and picture is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, quality=92)
+            scratch = path.with_name(path.name + ".part")
+            picture.save(scratch, format="JPEG", quality=92)
+            os.replace(scratch, path)
         if results is not None:
             results.add(photo.name, poses)
         yield photo, poses, None

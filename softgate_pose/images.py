@@ -52,9 +52,9 @@ def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
 
     =================  ==============================================================================
     path, PIL image    turned upright as EXIF says; every Pillow mode. Transparent parts are shown on
-                       white; 16-bit values keep their upper byte; floats are 0..1, or 0..255 where
-                       any is above 1.
-    NumPy array        (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow: uint8, uint16, or
+                       white; in wide modes white is 65535 (mode I: 255 where none is above), and of
+                       floats 1 (255 where any is above 1).
+    NumPy array        (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16 with white at 65535, or
                        floating point in 0..1
     tensor             (C, H, W) as torchvision: uint8, or floating point in 0..1; C = ``in_chans``
     =================  ==============================================================================
@@ -104,7 +104,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64)
-        return Image.fromarray(_grey_bytes(values, fraction=mode == "F"))
+        sixteen_bits = mode != "F" and (mode != "I" or values.max(initial=0) > 255)
+        return Image.fromarray(_bytes(values, 65535 if sixteen_bits else 1 if values.max(initial=0) <= 1 else 255))
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
@@ -116,15 +117,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _grey_bytes(values: np.ndarray[Any, Any], *, fraction: bool) -> np.ndarray[Any, Any]:
-    """Grey values of a wide mode as bytes: fractions of 1, 16 bits, or bytes already."""
-    values = np.nan_to_num(values, nan=0.0)
-    top = values.max(initial=0)
-    if fraction and top <= 1:
-        values = values * 255
-    elif not fraction and top > 255:
-        values = values / 257
-    return values.clip(0, 255).round().astype(np.uint8)
+def _bytes(values: np.ndarray[Any, Any], white: int) -> np.ndarray[Any, Any]:
+    """Values of a wide type as bytes, with ``white`` as 255."""
+    return np.nan_to_num(values * (255 / white), nan=0.0).clip(0, 255).round().astype(np.uint8)
 
 
 def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
@@ -133,7 +128,7 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"An image array must have shape (H, W) or (H, W, C), got {array.shape}.")
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = _bytes(array.astype(np.float64), 65535)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     if array.shape[2] == 4 and in_chans == 3:  # RGBA

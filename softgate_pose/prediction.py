@@ -21,7 +21,7 @@ from softgate_pose.pose.skeleton import Skeleton
 __all__ = ["BOX_SCALE", "Poses", "infer_heatmaps", "predict", "predict_crops"]
 
 BOX_SCALE = 1.25
-"""How much more than a person's box the crop shows, per side; the networks are trained with it."""
+"""Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,12 @@ def predict(
         flip_test: Average with the mirrored image's heatmaps: twice the time, a little more accurate.
         decode: See ``decode_heatmaps``.
         batch_size: People that go through the network together.
-        box_scale: How much more than a box is shown to the network, per side. The whole image is
+        box_scale: Factor on a box's width and height that is shown to the network. The whole image is
             shown as it is.
 
     Returns:
-        ``Poses`` on the CPU. No boxes, ``boxes=[]``, give no poses.
+        ``Poses`` on the CPU. No boxes, ``boxes=[]``, give no poses. The box of a whole image is that
+        of its pixels' outer edges, (-0.5, -0.5, W - 0.5, H - 0.5).
 
     Raises:
         FileNotFoundError: If a path does not exist.

@@ -63,10 +63,14 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ValueError: If it is a pickle, which could run any code when loaded, or its config is broken.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No weights: there is no file or folder {path}.")
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"No weights: expected the file {file}.")
+        raise FileNotFoundError(f"No weights: the folder {path} has no {WEIGHTS_FILE}.")
     metadata = _read_header(file)
+    if "run" in metadata:
+        raise ValueError(f"{file} is the state of a training run, not a model; use the folder {file.parent / 'model'}.")
     beside = file.parent / CONFIG_FILE
     try:
         if file.name == WEIGHTS_FILE and beside.is_file():
@@ -212,7 +216,8 @@ def adapt_tensors(
     config, notes = model.config, []
     if saved.skeleton.keypoints != config.skeleton.keypoints:
         old_names, new_names = saved.skeleton.keypoints, config.skeleton.keypoints
-        kept = [name for name in new_names if name in old_names]
+        named = saved.skeleton.is_named and config.skeleton.is_named
+        kept = [name for name in new_names if named and name in old_names]
         new, old = config.skeleton.indices(kept), saved.skeleton.indices(kept)
         for key, value in model.state_dict().items():
             if key.startswith("heads."):
@@ -228,7 +233,7 @@ def adapt_tensors(
                 fresh.zero_()
             source = tensors[key].index_select(along, torch.tensor(old, dtype=torch.long))
             tensors[key] = fresh.index_copy(along, torch.tensor(new, dtype=torch.long), source)
-        added = [name for name in new_names if name not in old_names]
+        added = [name for name in new_names if name not in kept]
         notes.append(
             f"heads kept for {len(kept)} of {len(new_names)} keypoints ({', '.join(kept) or 'none'}); "
             f"new and untrained: {', '.join(added) or 'none'}"
@@ -253,7 +258,7 @@ def save_pretrained(
         model: What to save.
         folder: Created if missing; the files of an earlier save are replaced, each at once.
         training: What the card says of data, licence, recipe and measured figures, kept as
-            ``training.json``: ``data``, ``recipe``, ``licence``, ``metrics``, all optional.
+            ``training.json``; its keys, all optional, are those that ``card.model_card`` names.
         dtype: Of the floating point tensors; None leaves them, ``torch.float16`` halves the file.
 
     Returns:
@@ -263,7 +268,12 @@ def save_pretrained(
         OSError: If it cannot be written.
         ValueError: If a value does not fit into ``dtype``.
     """
-    folder = Path(folder)
+    return _save(model, Path(folder), training, dtype, card.model_card(model.config, training or {}))
+
+
+def _save(
+    model: SoftGatePose, folder: Path, training: Mapping[str, Any] | None, dtype: torch.dtype | None, text: str
+) -> Path:
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()
@@ -277,7 +287,7 @@ def save_pretrained(
         part = Path(scratch)
         save_file(tensors, part / WEIGHTS_FILE, metadata={"format": "pt", "config": json.dumps(model.config.to_dict())})
         (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
-        (part / CARD_FILE).write_text(card.model_card(model.config, training or {}), encoding="utf-8")
+        (part / CARD_FILE).write_text(text, encoding="utf-8")
         if training is not None:
             (part / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
         for file in sorted(part.iterdir()):
@@ -313,7 +323,8 @@ def push_to_hub(
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        save_pretrained(model, scratch, training=training, dtype=dtype)
+        text = card.model_card(model.config, training or {}, source=f"hf-hub:{repo}")
+        _save(model, Path(scratch), training, dtype, text)
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
     oid: str = commit.oid
@@ -349,7 +360,7 @@ def _remedy(model: SoftGatePose, tensors: Mapping[str, Tensor]) -> str:
     changes = []
     if stem is not None and stem.dim() == 4:
         if stem.shape[0] != model.config.width:
-            return "The file is of another model: build that one (its config.json names it)."
+            return f"The file is of a network of width {stem.shape[0]}: build that one."
         if stem.shape[1] != model.config.in_chans:
             changes.append(f"in_chans={stem.shape[1]}")
     if head is not None and head.dim() == 4 and head.shape[0] != model.config.num_keypoints:

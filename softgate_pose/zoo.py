@@ -152,7 +152,7 @@ def read_card(entry: PretrainedEntry) -> dict[str, Any]:
 
 @cache
 def _pretrained() -> Mapping[str, PretrainedEntry]:
-    """All published weights, best model first within each name as ``index.json`` lists them."""
+    """All published weights, in the order of ``index.json``: a model's first are its default."""
     rows = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
     entries = [
         PretrainedEntry(

@@ -128,6 +128,31 @@ def test_pictures_of_photos_that_differ_in_their_ending_only(model_name, photos,
     assert len(list((tmp_path / "pictures").rglob("*.jpg"))) == 5
 
 
+def test_pictures_never_replace_photos(model_name, photos):
+    before = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
+    assert "would replace a photo" in failing("predict", photos, "--model", model_name, "--pictures", photos)
+    assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == before
+
+
+def test_pictures_that_are_missing_are_drawn_when_a_run_goes_on(model_name, photos, tmp_path, monkeypatch):
+    original, calls = softgate_pose.prediction.predict, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(softgate_pose.prediction, "predict", interrupted)
+    command = ("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+    assert run(*command).exit_code == 130
+    assert run(*command, "--pictures", tmp_path / "pictures").exit_code == 0
+    assert len(list((tmp_path / "pictures").rglob("*.jpg"))) == 4
+    assert [row["image"] for row in json.loads((tmp_path / "p.json").read_text())] == [
+        "a.jpg", "b.png", "c.jpg", "more/a.jpg",
+    ]  # fmt: skip
+
+
 def test_bad_photos_are_passed_over_and_listed(model_name, photos, tmp_path):
     (photos / "empty.jpg").touch()
     (photos / "torn.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
@@ -275,7 +300,7 @@ def test_models_and_devices_that_are_not_there(photos, model_name, tmp_path):
     assert "Unknown model" in failing("predict", photos, "--model", "sgpose_huge")
     assert "published yet" in failing("predict", photos, "--model", "sgpose_wide_4s")
     assert "--checkpoint needs --model" in failing("predict", photos, "--checkpoint", tmp_path / "x.safetensors")
-    assert "expected the file" in failing(
+    assert "there is no file or folder" in failing(
         "predict", photos, "--model", "sgpose_0m5_1s", "--checkpoint", tmp_path / "x.safetensors"
     )
     assert "--device tpu9 cannot be used" in failing("predict", photos, "--model", model_name, "--device", "tpu9")
@@ -307,7 +332,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     training = json.loads((out / "model" / "training.json").read_text())
     assert training["data"] == ["lsp train, 4 people"]
     assert training["command"].startswith("softgate-pose train sgpose_0m5_1s --data")
-    assert [row["flip test"] for row in training["metrics"]] == [False, True]
+    assert [row["flip_test"] for row in training["metrics"]] == [False, True]
+    assert training["baseline"][0]["people"] == 6
 
     name = f"local-dir:{out / 'model'}"
     result = run("evaluate", "--model", name, "--data", source, "--json", tmp_path / "table.json")

@@ -35,6 +35,8 @@ def test_rendering_a_keypoint_without_a_place_gives_an_empty_map(nowhere):
         (torch.zeros(1, 2, 3), (4, 4), 1.0, r"\(\.\.\., 2\)"),
         (torch.zeros(1, 2, 2, dtype=torch.long), (4, 4), 1.0, "floating point"),
         (torch.zeros(1, 2, 2), (0, 4), 1.0, "size"),
+        (torch.zeros(1, 2, 2), (4.5, 4), 1.0, "whole numbers"),
+        (torch.zeros(1, 2, 2), 4, 1.0, "size"),
         (torch.zeros(1, 2, 2), (4, 4), 0.0, "sigma"),
         (torch.zeros(1, 2, 2), (4, 4), math.nan, "sigma"),
     ],

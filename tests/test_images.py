@@ -86,6 +86,13 @@ def test_arrays_and_tensors_are_the_same_picture(photo):
     torch.testing.assert_close(load_image(tensor.float() / 255), expected.float(), atol=1e-3, rtol=0)
 
 
+def test_sixteen_bits_round_alike_from_arrays_and_photos():
+    values = np.array([[0, 255, 511, 32768, 65535]], dtype=np.uint16)
+    expected = [0, 1, 2, 128, 255]
+    assert load_image(values)[0, 0].tolist() == expected
+    assert load_image(Image.frombytes("I;16", (5, 1), values.tobytes()))[0, 0].tolist() == expected
+
+
 def test_grey_and_rgba_arrays():
     assert load_image(np.full((4, 6), 7, dtype=np.uint8)).tolist() == [[[7] * 6] * 4] * 3
     assert load_image(np.ones((4, 6, 1), dtype=bool)).eq(255).all()

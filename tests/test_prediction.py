@@ -103,6 +103,20 @@ def test_every_kind_of_image_gives_the_same_poses(tiny_model, photo, tmp_path, k
     torch.testing.assert_close(predict(tiny_model, sources[kind]).keypoints, predict(tiny_model, photo).keypoints)
 
 
+@pytest.mark.parametrize("kind", ["tuples", "lists", "array", "tensor", "ints", "half"])
+def test_boxes_of_every_kind(oracle, kind):
+    made = {
+        "tuples": BOXES,
+        "lists": [list(map(float, box)) for box in BOXES],
+        "array": np.array(BOXES, dtype=np.float32),
+        "tensor": torch.tensor(BOXES, dtype=torch.float32),
+        "ints": torch.tensor(BOXES),
+        "half": torch.tensor(BOXES, dtype=torch.float16),
+    }[kind]
+    image = painted((120, 130), *DOTS)
+    torch.testing.assert_close(predict(oracle, image, made).keypoints, predict(oracle, image, BOXES).keypoints)
+
+
 def test_boxes_may_reach_over_the_border(tiny_model, photo):
     assert predict(tiny_model, photo, [(-50, -50, 30, 30), (60, 40, 500, 500)]).keypoints.isfinite().all()
 
@@ -231,6 +245,11 @@ def test_drawing_survives_keypoints_far_outside():
     keypoints = torch.full((1, 14, 2), -900.0)
     keypoints[0, 0] = torch.tensor([1e4, 3.0])
     Poses(keypoints, torch.ones(1, 14), torch.zeros(1, 4), LSP).draw(Image.new("RGB", (50, 50)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_drawing_on_tensors_of_other_channels(two_poses, channels):
+    assert two_poses.draw(torch.zeros(channels, 50, 60, dtype=torch.uint8)).size == (60, 50)
 
 
 def test_drawing_refuses_other_shapes():

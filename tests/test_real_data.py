@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from softgate_pose.training.people import read_people
+from softgate_pose import create_model, list_pretrained, zoo
+from softgate_pose.evaluation import evaluate
+from softgate_pose.people import read_people
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the data sets are not here")
@@ -35,3 +37,16 @@ def test_mpii_json_and_matlab_file_are_the_same_people():
     np.testing.assert_allclose(
         people.head_boxes, matlab["headboxes_src"].transpose(2, 0, 1).reshape(-1, 4) - 1, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_the_cards_figures_come_back(name):
+    """Predict the 264 validation people anew; rounding differs a little between machines."""
+    people = read_people(f"mpii:{DATA / 'mpii_sports'}:valid")
+    found = evaluate(create_model(name, channels_last=True), people).to_dict()
+    card = zoo.read_card(zoo.get_pretrained(name))
+    (row,) = [row for row in card["metrics"] if row["data"] == "mpii_sports valid" and not row["flip_test"]]
+    for part in ("mean", "limbs", "mean@0.1"):
+        assert found[part] == pytest.approx(row[part], abs=0.2)
+    assert found["people"] == 264
+    assert found["limbs"] >= 45  # clearly a pose model; the mean pose has about 10

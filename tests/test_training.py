@@ -9,12 +9,12 @@ from scipy.io import savemat
 from softgate_pose import LSP, MPII, PoseConfig
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.people import concatenate, read_lsp, read_lspet, read_mpii_json, read_people
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
 from softgate_pose.training.augment import Augmentation, Crops, augment, batches, crop_people
 from softgate_pose.training.loop import Recipe, fit
 from softgate_pose.training.losses import heatmap_loss
-from softgate_pose.training.people import concatenate, read_lsp, read_lspet, read_mpii_json, read_people
 
 SIZE = (60, 80)
 

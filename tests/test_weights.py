@@ -118,10 +118,26 @@ def test_a_lone_file_carries_its_config(tiny_model, folder, tmp_path):
 
 
 def test_a_checkpoint_of_another_network_is_named(folder):
-    with pytest.raises(RuntimeError, match=r"does not fit sgpose_0m5_1s: it holds a tiny with num_stacks=2"):
+    with pytest.raises(RuntimeError, match=r"does not fit sgpose_0m5_1s: .* tiny, whose num_stacks is 2, not 1"):
         create_model("sgpose_0m5_1s", checkpoint=folder)
-    with pytest.raises(RuntimeError, match="gate='channel', sgpose_0m5_1s has 'scalar'"):
+    with pytest.raises(RuntimeError, match=r"with num_stacks=2, .*whose gate is 'channel', not 'scalar'"):
         create_model("sgpose_0m5_1s", checkpoint=folder, gate="scalar", **SETTINGS)
+    with pytest.raises(RuntimeError, match="whose width is 8, not 12"):
+        create_model(f"local-dir:{folder}", width=12)
+    with pytest.raises(RuntimeError, match="whose heatmap is 'softmax', not 'gaussian'"):
+        create_model(f"local-dir:{folder}", heatmap="gaussian")
+
+
+def test_weights_say_what_their_heatmaps_are(tiny_config, tmp_path):
+    gaussian = SoftGatePose(tiny_config.replace(heatmap="gaussian"))
+    folder = save_pretrained(gaussian, tmp_path / "gaussian")
+    assert create_model("sgpose_0m5_1s", checkpoint=folder, **SETTINGS).config.heatmap == "gaussian"
+
+
+def test_a_training_state_is_not_a_model(tiny_model, tmp_path):
+    save_file({"model.x": torch.zeros(1)}, tmp_path / "last.safetensors", metadata={"epoch": "1", "run": "[]"})
+    with pytest.raises(ValueError, match=r"state of a training run, not a model; use the folder .*model"):
+        create_model("sgpose_0m5_1s", checkpoint=tmp_path / "last.safetensors")
 
 
 def test_a_file_without_config_must_fit_and_says_how(tiny_model, tmp_path):
@@ -130,7 +146,8 @@ def test_a_file_without_config_must_fit_and_says_how(tiny_model, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         create_model("sgpose_0m5_1s", checkpoint=bare, **SETTINGS)
     message = str(caught.value)
-    assert "best.safetensors does not fit sgpose_0m5_1s: 5 tensors of another shape" in message
+    assert "best.safetensors does not fit sgpose_0m5_1s with num_stacks=2" in message
+    assert "5 tensors of another shape" in message
     assert "heads.0.bias: file (14,), model (16,)" in message or "heads.0.weight: file (14, 8, 1, 1)" in message
     assert "Build the model with num_keypoints=14." in message
     model = create_model("sgpose_0m5_1s", checkpoint=bare, num_keypoints=14, **SETTINGS)
@@ -190,7 +207,7 @@ def test_a_truncated_file(folder, keep):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected the file .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nowhere"):
         create_model("sgpose_0m5_1s", checkpoint=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         create_model(f"local-dir:{tmp_path}")
@@ -230,7 +247,22 @@ def test_a_kept_keypoint_is_predicted_as_before(tiny_model, folder):
     torch.testing.assert_close(new[:, 2], old[:, LSP.keypoints.index("neck")])
 
 
-def test_a_bare_number_of_keypoints_makes_all_heads_new(folder, caplog):
+def test_a_known_number_of_keypoints_means_that_skeleton(folder, caplog):
+    model = create_model(f"local-dir:{folder}", num_keypoints=16)
+    assert model.config.skeleton is MPII
+    assert "heads kept for 14 of 16 keypoints" in caplog.text
+    assert "new and untrained: pelvis, thorax" in caplog.text
+    assert create_model(f"local-dir:{folder}", num_keypoints=17).config.skeleton is COCO
+
+
+def test_nothing_is_kept_between_skeletons_without_names(folder, tmp_path, caplog):
+    five = save_pretrained(create_model(f"local-dir:{folder}", num_keypoints=5), tmp_path / "five")
+    caplog.clear()
+    create_model(f"local-dir:{five}", num_keypoints=7)
+    assert "heads kept for 0 of 7" in caplog.text
+
+
+def test_another_number_of_keypoints_makes_all_heads_new(folder, caplog):
     model = create_model(f"local-dir:{folder}", num_keypoints=5)
     assert model.config.skeleton.keypoints[0] == "keypoint_0"
     assert "heads kept for 0 of 5" in caplog.text
@@ -242,6 +274,18 @@ def test_a_bare_number_of_keypoints_makes_all_heads_new(folder, caplog):
 @pytest.mark.parametrize("skeleton", [Skeleton("one", ("nose",)), "lsp"])
 def test_a_named_config_takes_a_skeleton(skeleton):
     assert create_model("sgpose_0m5_1s", skeleton=skeleton).heads[0].out_channels in (1, 14)
+
+
+def test_channels_and_normalisation_are_set_together():
+    config = create_model("sgpose_0m5_1s", in_chans=1, mean=(0.5,), std=[0.2]).config
+    assert (config.in_chans, config.mean, config.std) == (1, (0.5,), (0.2,))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_builds_its_network(name):
+    model = create_model(name, device="meta")
+    assert model.config == zoo.MODELS[name].config
+    assert sum(p.numel() for p in model.parameters()) == zoo.MODELS[name].params
 
 
 @pytest.mark.parametrize("in_chans", [1, 2, 3, 4, 6])
@@ -272,4 +316,5 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
     assert card["data"]
     assert card["command"]
     for row in card["metrics"]:
-        assert 0 < row["limbs"] < 100
+        (mean_pose,) = [other for other in card["baseline"] if other["data"] == row["data"]]
+        assert row["limbs"] > 2 * mean_pose["limbs"]

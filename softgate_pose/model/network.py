@@ -89,7 +89,7 @@ class SoftGatePose(nn.Module):
         if not images.is_floating_point():
             raise ValueError(
                 f"{self.config.name} takes normalised floating point images, got {images.dtype}. "
-                "Use normalize(images, config), or predict() for photos."
+                "Use softgate_pose.images.normalize, or predict() for photos."
             )
         if not torch.compiler.is_compiling():
             self.config.check_size(images.shape[2], images.shape[3])

@@ -2,8 +2,8 @@
 
 Coordinates are (x, y) with pixel centres at whole numbers, so (0, 0) is the centre of the top-left
 pixel. A map is a 2×3 matrix ``[A | b]`` that takes a point p to ``A p + b``. Maps are batched, (N, 2, 3),
-and float64, since they are few and their errors are not wanted. Every half-pixel term of the package
-is in this module.
+and float64, since they are few and their errors are not wanted. The half-pixel terms of image edges,
+centres and scales are all in this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ __all__ = [
     "crop",
     "heatmap_to_input",
     "image_box",
+    "image_centre",
     "input_to_heatmap",
+    "inside",
     "invert",
     "mirror_crop",
     "rotate_scale_about",
@@ -32,13 +34,13 @@ __all__ = [
 
 
 def as_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:
-    """Boxes (x0, y0, x1, y1) as a checked float64 tensor (N, 4).
+    """Boxes (x0, y0, x1, y1) as a checked float64 tensor (N, 4) on the CPU.
 
     Raises:
         ValueError: If the shape is not (N, 4), or a box has a NaN, an infinity or no area.
     """
     try:
-        out = torch.as_tensor(boxes, dtype=torch.float64)
+        out = torch.as_tensor(boxes).to("cpu", torch.float64)  # few, and some devices have no float64
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"boxes must be numbers of shape (N, 4) as (x0, y0, x1, y1): {error}") from None
     if out.numel() == 0 and out.dim() <= 2:
@@ -60,23 +62,35 @@ def image_box(height: int, width: int) -> tuple[float, float, float, float]:
     return (-0.5, -0.5, width - 0.5, height - 0.5)
 
 
+def image_centre(height: int, width: int) -> tuple[float, float]:
+    """The centre (x, y) of an image."""
+    return ((width - 1) / 2, (height - 1) / 2)
+
+
+def inside(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which points (..., 2) lie on an image of (height, width), to the outer edges of its pixels; (...) bool."""
+    x0, y0, x1, y1 = image_box(*size)
+    x, y = points.unbind(-1)
+    return (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+
+
 def box_to_crop(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Tensor:
     """Maps from the image to crops that show each box as large as fits, centred, undistorted.
 
     Args:
         boxes: (N, 4) as (x0, y0, x1, y1) in image pixels.
         size: (height, width) of the crops.
-        scale: How much more than the box a crop shows, per side; 1.25 adds an eighth on each side.
+        scale: Factor on the box's width and height; 1.25 adds an eighth on each side.
 
     Returns:
         (N, 2, 3), image pixels to crop pixels.
     """
     height, width = size
     boxes = boxes.double()
+    middle = torch.tensor(image_centre(height, width), dtype=torch.float64, device=boxes.device)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = (boxes[:, 2:] - boxes[:, :2]) * scale
     zoom = torch.minimum(width / sides[:, 0], height / sides[:, 1])
-    middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float64, device=boxes.device)
     linear = torch.eye(2, dtype=torch.float64, device=boxes.device) * zoom[:, None, None]
     return torch.cat((linear, (middle - zoom[:, None] * centre).unsqueeze(-1)), dim=-1)
 
@@ -137,7 +151,7 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         images: (N, C, H, W), floating point.
-        matrices: (N, 2, 3), image pixels to output pixels.
+        matrices: (N, 2, 3), image pixels to output pixels; on the CPU or the images' device.
         size: (height, width) of the output.
 
     Returns:
@@ -149,7 +163,7 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
     # grid_sample measures both sides in pixel edges at -1 and 1: x_grid = (2 x + 1) / width - 1.
     to_pixels = _diagonal((out_width / 2, out_height / 2), ((out_width - 1) / 2, (out_height - 1) / 2), inverse)
     to_grid = _diagonal((2 / width, 2 / height), (1 / width - 1, 1 / height - 1), inverse)
-    theta = compose(to_grid, compose(inverse, to_pixels)).to(images.dtype)
+    theta = compose(to_grid, compose(inverse, to_pixels)).to(images.device, images.dtype)
     grid = F.affine_grid(theta, [len(images), images.shape[1], out_height, out_width], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -187,7 +201,7 @@ def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
             to_part = compose(_scaled_edges(1 / block), to_part)
         samples = max(1, math.ceil(shrink / block - 1e-6))
         to_samples = compose(_scaled_edges(samples), compose(matrix[None], invert(to_part)))
-        sampled = warp(part, to_samples.to(image.device), (size[0] * samples, size[1] * samples))
+        sampled = warp(part, to_samples, (size[0] * samples, size[1] * samples))
         crops[i] = F.avg_pool2d(sampled, samples)[0] if samples > 1 else sampled[0]
     return crops
 

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from softgate_pose.pose.geometry import image_centre
+
 __all__ = ["DecodeMethod", "decode_heatmaps", "flip_heatmaps", "render_heatmaps", "spatial_softmax"]
 
 DecodeMethod = Literal["argmax", "quarter", "dark", "soft"]
@@ -42,8 +44,8 @@ def render_heatmaps(keypoints: Tensor, size: tuple[int, int], sigma: float = 1.0
         raise ValueError(
             f"keypoints must be floating point of shape (..., 2), got {keypoints.dtype} {tuple(keypoints.shape)}."
         )
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be (height, width), both above 0, got {tuple(size)}.")
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
+        raise ValueError(f"size must be (height, width), two whole numbers above 0, got {size!r}.")
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma must be above 0 heatmap pixels, got {sigma}.")
     height, width = size
@@ -119,7 +121,7 @@ def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Te
         limit = torch.tensor([width - 1, height - 1], dtype=dtype, device=step.device)
         keypoints = torch.minimum((keypoints + step).clamp_min(0), limit)
 
-    middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=dtype, device=keypoints.device)
+    middle = torch.tensor(image_centre(height, width), dtype=dtype, device=keypoints.device)
     keypoints = torch.where(has_peak.unsqueeze(-1), keypoints, middle)
     return keypoints, torch.where(has_peak, scores, torch.zeros_like(scores))
 

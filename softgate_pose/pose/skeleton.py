@@ -65,6 +65,11 @@ class Skeleton:
         index = {keypoint: i for i, keypoint in enumerate(self.keypoints)}
         return [index[keypoint] for keypoint in keypoints if keypoint in index]
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the names mean something; those of ``unnamed`` do not."""
+        return self.keypoints != Skeleton.unnamed(len(self)).keypoints
+
     @classmethod
     def unnamed(cls, num_keypoints: int) -> Skeleton:
         """A skeleton of which nothing is known but its size: ``keypoint_0``, ``keypoint_1``, ..."""

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from softgate_pose.config import PoseConfig
 from softgate_pose.images import load_image, normalize
+from softgate_pose.people import People
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.training.people import People
 
 __all__ = ["Augmentation", "Crops", "augment", "batches", "crop_people"]
 
@@ -40,7 +40,8 @@ class Crops:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Crops:
-        return Crops(self.images.to(device), self.keypoints.to(device), self.labelled.to(device))
+        """The same with the images on a device; the few keypoints stay on the CPU."""
+        return Crops(self.images.to(device), self.keypoints, self.labelled)
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def crop_people(people: People, config: PoseConfig, *, progress: bool = False) -
 
 def batches(crops: Crops, batch_size: int, generator: torch.Generator) -> Iterator[Crops]:
     """One epoch in random order; the last, smaller batch is left out."""
-    order = torch.randperm(len(crops), generator=generator).to(crops.images.device)
+    order = torch.randperm(len(crops), generator=generator)
     for rows in torch.split(order, batch_size):
         if len(rows) == batch_size:
-            yield Crops(crops.images[rows], crops.keypoints[rows], crops.labelled[rows])
+            images = crops.images[rows.to(crops.images.device)]
+            yield Crops(images, crops.keypoints[rows], crops.labelled[rows])
 
 
 def augment(
@@ -105,32 +107,33 @@ def augment(
     height, width = config.input_size
 
     def draw(reach: float, *shape: int) -> Tensor:
-        return ((torch.rand(count, *shape, generator=generator) * 2 - 1) * reach).to(device)
+        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * reach
 
-    mirrored = (torch.rand(count, generator=generator) < augmentation.flip).to(device)
-    middle = ((width - 1) / 2, (height - 1) / 2)
+    mirrored = torch.rand(count, generator=generator) < augmentation.flip
     turn = geometry.rotate_scale_about(
-        draw(math.radians(augmentation.rotation)), torch.exp(draw(math.log(augmentation.zoom))), middle
+        draw(math.radians(augmentation.rotation)),
+        torch.exp(draw(math.log(augmentation.zoom))),
+        geometry.image_centre(height, width),
     )
-    turn[:, :, 2] += draw(augmentation.shift, 2) * torch.tensor([width, height], device=device)
+    turn[:, :, 2] += draw(augmentation.shift, 2) * torch.tensor([width, height])
     margin = _margin_size(config)
-    whole = torch.tensor([geometry.image_box(*margin)], device=device)
     # the stored crop's centre is the input's, at the same scale
-    centre = geometry.box_to_crop(whole, config.input_size, min(height / margin[0], width / margin[1]))
+    scale = min(height / margin[0], width / margin[1])
+    centre = geometry.box_to_crop(torch.tensor([geometry.image_box(*margin)]), config.input_size, scale)
     matrices = geometry.compose(geometry.mirror_crop(mirrored, width), geometry.compose(turn, centre))
 
     images = geometry.warp(crops.images.float(), matrices, config.input_size)
     average = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - average) * (1 + draw(augmentation.contrast, 1, 1, 1)) + average
+    images = (images - average) * (1 + draw(augmentation.contrast, 1, 1, 1).to(device)) + average
     tint = (1 + draw(augmentation.brightness, 1, 1, 1)) * (1 + draw(augmentation.tint, config.in_chans, 1, 1))
-    images = normalize((images * tint).clamp(0, 255), config)
+    images = normalize((images * tint.to(device)).clamp(0, 255), config)
 
-    swap = torch.tensor(config.skeleton.mirror, device=device)
+    swap = torch.tensor(config.skeleton.mirror)
     keypoints = geometry.transform_points(matrices, crops.keypoints)
     keypoints = torch.where(mirrored[:, None, None], keypoints[:, swap], keypoints)
     labelled = torch.where(mirrored[:, None], crops.labelled[:, swap], crops.labelled)
-    limit = torch.tensor([width - 0.5, height - 0.5], device=device)
-    return images, keypoints, labelled & ((keypoints >= -0.5) & (keypoints <= limit)).all(dim=-1)
+    labelled = labelled & geometry.inside(keypoints, config.input_size)
+    return images, keypoints.to(device), labelled.to(device)
 
 
 def _margin_size(config: PoseConfig) -> tuple[int, int]:

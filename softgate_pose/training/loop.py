@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from softgate_pose.evaluation import evaluate
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.people import People
 from softgate_pose.training.augment import Augmentation, Crops, augment, batches, crop_people
 from softgate_pose.training.losses import heatmap_loss
-from softgate_pose.training.people import People
 
 __all__ = ["Recipe", "fit"]
 
@@ -41,7 +41,7 @@ class Recipe:
         warmup: Share of all steps over which the learning rate rises.
         ema_decay: Of the moving average of the weights, which is the result.
         clip_grad: Largest norm of the gradient.
-        seed: Of the order, the augmentation and the initial weights.
+        seed: Of the order and the augmentation. The model comes with its initial weights.
         augmentation: See there.
     """
 
