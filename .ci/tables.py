@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from softgate_pose import PoseConfig, zoo
+from softgate_pose import zoo
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "docs/models.md")
@@ -39,8 +39,7 @@ def measured() -> list[str]:
     ]
     for full in zoo.list_pretrained():
         card = zoo.read_card(zoo.get_pretrained(full))
-        config = PoseConfig.from_json((zoo.BUNDLED / full / "config.json").read_bytes())
-        size = "×".join(map(str, config.input_size))
+        size = "×".join(map(str, card["config"].input_size))
         for label, key in ((f"`{full}`, {size} px", "metrics"), ("always the mean training pose", "baseline")):
             for row in card.get(key, ()):
                 flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")

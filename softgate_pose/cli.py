@@ -131,6 +131,10 @@ def info(name: str) -> None:
         card = zoo.read_card(weights)
         where = weights.folder or f"hf-hub:{weights.repo}@{weights.revision}"
         click.echo(f"\nweights {weights.name}\n  file         {where}\n  sha256       {weights.sha256}")
+        if "config" in card:
+            config = card["config"]
+            height, width = config.input_size
+            click.echo(f"  input        {height}x{width} px, {config.num_keypoints} keypoints ({config.skeleton.name})")
         click.echo(f"  licence      {card.get('licence', 'not stated')}")
         for data in card.get("data", ()):
             click.echo(f"  trained on   {data}")

@@ -143,11 +143,11 @@ def get_pretrained(name: str) -> PretrainedEntry:
 
 
 def read_card(entry: PretrainedEntry) -> dict[str, Any]:
-    """What is known of bundled weights: data, recipe, measured figures (``training.json``)."""
+    """What is known of bundled weights: ``config``, data, recipe, measured figures (``training.json``)."""
     if entry.folder is None:
         return {}
     data: dict[str, Any] = json.loads((entry.folder / "training.json").read_text(encoding="utf-8"))
-    return data
+    return {"config": PoseConfig.from_json((entry.folder / "config.json").read_bytes()), **data}
 
 
 @cache
