@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from softgate_pose import zoo
+from softgate_pose.card import commands, data_lines
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "docs/models.md")
@@ -48,18 +49,17 @@ def measured() -> list[str]:
     return rows
 
 
-def commands() -> list[str]:
+def training() -> list[str]:
     """How each of our weights was trained."""
     lines: list[str] = []
     for full in zoo.list_pretrained():
         card = zoo.read_card(zoo.get_pretrained(full))
         lines += [f"### `{full}`", "", f"Licence: {card['licence']}.", "", "Trained on:", ""]
-        lines += [f"- {data}" for data in card["data"]]
-        lines += ["", f"Held out for validation: {card['held_out']}.", "", "```sh", card["command"], "```"]
+        lines += [*data_lines(card), "", "```sh", *commands(card), "```"]
     return lines
 
 
-TABLES = {"models": models, "measured": measured, "commands": commands}
+TABLES = {"models": models, "measured": measured, "training": training}
 
 
 def main(check: bool) -> None:

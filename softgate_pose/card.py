@@ -8,7 +8,7 @@ from typing import Any
 
 from softgate_pose.config import PoseConfig
 
-__all__ = ["model_card"]
+__all__ = ["commands", "data_lines", "model_card"]
 
 _PAPER = "https://arxiv.org/abs/2002.11098"
 
@@ -20,8 +20,9 @@ def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "l
         config: Of the saved model.
         training: ``data`` (list of texts), ``held_out`` (text), ``licence`` (an SPDX name or text),
             ``command`` (text), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
-            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's). What
-            is missing is said to be not stated.
+            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's), and
+            ``before`` (the same of the run whose weights this one started from). What is missing is
+            said to be not stated.
         source: The name under which ``create_model`` finds the model.
     """
     licence = training.get("licence")
@@ -57,8 +58,7 @@ def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "l
         "",
         "## Training data",
         "",
-        *([f"- {data}" for data in training.get("data", ())] or ["Not stated."]),
-        *([f"- Held out for validation: {training['held_out']}"] if "held_out" in training else []),
+        *(data_lines(training) or ["Not stated."]),
         "",
         "## Measured",
         "",
@@ -97,8 +97,21 @@ def _baseline(rows: Any) -> list[str]:
     ]
 
 
+def data_lines(training: Mapping[str, Any]) -> list[str]:
+    """The data of the run, behind those of the run that it started from."""
+    lines = data_lines(training["before"]) if "before" in training else []
+    lines += [f"- {data}" for data in training.get("data", ())]
+    return lines + ([f"- held out for validation: {training['held_out']}"] if "held_out" in training else [])
+
+
+def commands(training: Mapping[str, Any]) -> list[str]:
+    """The commands that made the weights, first to last."""
+    earlier = commands(training["before"]) if "before" in training else []
+    return earlier + ([str(training["command"])] if training.get("command") else [])
+
+
 def _recipe(training: Mapping[str, Any]) -> list[str]:
-    lines = ["```sh", str(training["command"]), "```", ""] if training.get("command") else []
+    lines = ["```sh", *commands(training), "```", ""] if commands(training) else []
     if "recipe" in training:
         lines += ["```json", json.dumps(training["recipe"], indent=2), "```"]
     return lines

@@ -328,9 +328,20 @@ def train(
         tests=tests,
         licence=licence,
         command="softgate-pose " + shlex.join(sys.argv[1:]),
+        before=_training_of(name, checkpoint),
         device=device,
     )
     click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+
+
+def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
+    """What is known of how the weights came to be that a model is created with."""
+    if checkpoint is None and name.startswith("local-dir:"):
+        checkpoint = Path(name.removeprefix("local-dir:"))
+    if checkpoint is not None:
+        file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "training.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return zoo.read_card(zoo.get_pretrained(name)) if "." in name and ":" not in name else None
 
 
 def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:

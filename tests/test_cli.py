@@ -344,6 +344,15 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert table["mean"] == pytest.approx(training["metrics"][0]["mean"], abs=2)  # fp16 against fp32
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
     assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
+
+    arguments[1], arguments[5] = name, str(tmp_path / "second")  # go on from these weights
+    monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    second = json.loads((tmp_path / "second" / "model" / "training.json").read_text())
+    assert second["before"]["command"] == training["command"]
+    card = (tmp_path / "second" / "model" / "README.md").read_text()
+    assert card.index(training["command"]) < card.index(second["command"])
     assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
 
 

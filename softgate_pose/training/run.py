@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def train_and_save(
     tests: Sequence[str] = (),
     licence: str | None = None,
     command: str | None = None,
+    before: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Train a model, measure what is saved, and save it with a card that says how it came to be.
@@ -42,6 +43,8 @@ def train_and_save(
             mean pose of the training people.
         licence: Of the weights.
         command: The command line, for the card.
+        before: The ``training.json`` of the weights that the model came with, if any; its data and
+            command become part of this one's.
         device: Where to train.
 
     Returns:
@@ -78,6 +81,9 @@ def train_and_save(
         "metrics": metrics,
         "baseline": baseline,
     }
+    if before is not None:
+        kept = ("data", "held_out", "command", "recipe", "before")
+        training["before"] = {key: before[key] for key in kept if key in before}
     return save_pretrained(trained, folder / "model", training=training, dtype=torch.float16)
 
 
