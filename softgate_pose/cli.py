@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import sys
@@ -180,14 +181,15 @@ def predict(
     from softgate_pose import folder
     from softgate_pose.prediction import predict as predict_photo
 
-    found = folder.find_photos(photos)
+    found = folder.find_photos(photos, leave_out=pictures)
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
     drawn = None if pictures is None else folder.picture_paths(found, pictures)
     settings = {
+        "photos": [str(source.resolve()) for source in photos],
         "model": name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        "boxes": boxes,
+        "boxes": None if boxes_file is None else hashlib.sha256(boxes_file.read_bytes()).hexdigest(),
         "flip_test": flip_test,
         "decode": decode,
     }

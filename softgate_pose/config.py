@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -22,6 +21,10 @@ STRIDE = 4
 """Input pixels per heatmap pixel: the stem's convolution and its max-pool halve once each."""
 
 FORMAT_VERSION = 1
+
+_LARGEST = {"num_stacks": 64, "width": 4096, "depth": 8, "in_chans": 1024}
+_LARGEST_SIDE = 65536
+_LARGEST_NUMBER = 1e6  # of mean, std, sigma and alpha_init: far beyond use, and safe to square
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,10 @@ class PoseConfig:
     def __post_init__(self) -> None:
         for key in ("num_stacks", "width", "depth", "in_chans"):
             value = getattr(self, key)
-            if not _is_whole(value) or value < 1:
-                raise ValueError(f"{key} must be a whole number of at least 1, got {value!r}.")
+            if not _is_whole(value) or not 1 <= value <= _LARGEST[key]:
+                raise ValueError(f"{key} must be a whole number from 1 to {_LARGEST[key]}, got {_short(value)}.")
         if not isinstance(self.name, str):
             raise ValueError(f"name must be a text, got {self.name!r}.")
-        if self.depth > 8:
-            raise ValueError(f"depth must be at most 8 (a 1024 px step in input size), got {self.depth}.")
         if self.width % 4:
             lower = max(4, self.width - self.width % 4)
             raise ValueError(
@@ -89,13 +90,13 @@ class PoseConfig:
         if not isinstance(self.skeleton, Skeleton):
             raise ValueError(f"skeleton must be a Skeleton, got {type(self.skeleton).__name__}.")
         if not _is_number(self.alpha_init):
-            raise ValueError(f"alpha_init must be a finite number, got {self.alpha_init!r}.")
+            raise ValueError(f"alpha_init must be a finite number, got {_short(self.alpha_init)}.")
         if not _is_number(self.sigma) or self.sigma <= 0:
-            raise ValueError(f"sigma must be a finite number above 0, got {self.sigma!r}.")
+            raise ValueError(f"sigma must be a finite number above 0, got {_short(self.sigma)}.")
         for key in ("mean", "std"):
             value = getattr(self, key)
             if not isinstance(value, tuple) or not all(_is_number(v) for v in value):
-                raise ValueError(f"{key} must be a tuple of finite numbers, got {value!r}.")
+                raise ValueError(f"{key} must be a tuple of finite numbers, got {_short(value)}.")
             if len(value) != self.in_chans:
                 raise ValueError(f"{key} needs one value for each of the {self.in_chans} in_chans, got {value!r}.")
         if any(v <= 0 for v in self.std):
@@ -121,8 +122,11 @@ class PoseConfig:
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError, naming the nearest size that works, unless (height, width) works."""
         step = self.size_multiple
-        if not (_is_whole(height) and _is_whole(width)) or height < 1 or width < 1:
-            raise ValueError(f"input size must be two whole numbers (height, width) above 0, got {(height, width)}.")
+        if not all(_is_whole(side) and 1 <= side <= _LARGEST_SIDE for side in (height, width)):
+            raise ValueError(
+                f"input size must be (height, width), whole numbers above 0 and at most {_LARGEST_SIDE}; "
+                f"got {_short(height)} and {_short(width)}."
+            )
         if height % step or width % step:
             nearest = tuple(max(step, (side + step // 2) // step * step) for side in (height, width))
             raise ValueError(
@@ -198,12 +202,19 @@ class PoseConfig:
         return cls.from_dict(data)
 
 
+def _short(value: object) -> str:
+    if isinstance(value, int) and abs(value) > 10**12:  # Python refuses to print very long ones
+        return f"a number of {value.bit_length()} bits"
+    text = f"({', '.join(map(_short, value))})" if isinstance(value, tuple) else repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ OUTPUT_SUFFIXES = (".json", ".jsonl", ".csv")
 
 Boxes = list[list[float]]
 
+_JPEG_LIMIT = 65500
+"""The longest side of a picture that Pillow's JPEG encoder takes."""
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -29,8 +33,12 @@ class Photo:
     name: str
 
 
-def find_photos(sources: Sequence[str | os.PathLike[str]]) -> list[Photo]:
+def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Photo]:
     """All photos that are named, or lie anywhere below a named folder, in order of their path.
+
+    Args:
+        sources: Files and folders.
+        leave_out: A folder to pass over where it lies inside a source: that of the pictures.
 
     Raises:
         FileNotFoundError: If a source does not exist.
@@ -44,6 +52,8 @@ def find_photos(sources: Sequence[str | os.PathLike[str]]) -> list[Photo]:
             photos.append(Photo(source, source.name))
             continue
         files = sorted(f for f in source.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+        if leave_out is not None and leave_out.resolve() != source.resolve():
+            files = [file for file in files if leave_out.resolve() not in file.resolve().parents]
         if not files:
             raise ValueError(f"{source} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}.")
         photos += [Photo(file, file.relative_to(source).as_posix()) for file in files]
@@ -66,9 +76,10 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, Path]:
     """
     paths: dict[str, Path] = {}
     taken: set[Path] = set()
+    folders = {parent for photo in photos for parent in (folder / photo.name).parents}
     for photo in photos:
         path = (folder / photo.name).with_suffix(".jpg")
-        if path in taken:  # a.png beside a.jpg
+        if path in taken or path in folders:  # a.png beside a.jpg
             path = folder / f"{photo.name}.jpg"
         taken.add(path)
         paths[photo.name] = path
@@ -103,7 +114,7 @@ def read_boxes(file: Path) -> dict[str, Boxes]:
         else:
             data = json.loads(text)
             boxes = {str(name): [[float(v) for v in box] for box in rows] for name, rows in data.items()}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(
             f"{file} is not a boxes file ({type(error).__name__}: {error}). Expected JSON "
             '{"photo.jpg": [[x0, y0, x1, y1], ...]} or CSV with the columns image,x0,y0,x1,y1.'
@@ -136,6 +147,8 @@ class Results:
     def __init__(self, file: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         if file.suffix.lower() not in OUTPUT_SUFFIXES:
             raise ValueError(f"{file}: the output must end in {', '.join(OUTPUT_SUFFIXES)}.")
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder; the output is a file in it, such as {file / 'poses.json'}.")
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists; choose another name or replace it with --overwrite.")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +168,7 @@ class Results:
         """Write the output, in the order of ``names``, at once, and drop the part file."""
         rows = [self.done[name] for name in names if name in self.done]
         scratch = self.file.with_name(self.file.name + ".writing")
-        with scratch.open("w", encoding="utf-8", newline="") as stream:
+        with scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             _WRITERS[self.file.suffix.lower()](rows, stream)
         os.replace(scratch, self.file)
         self._stream.close()
@@ -181,7 +194,10 @@ class Results:
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                raise ValueError(f"{self.part} is damaged; delete it to start again.") from None
+                rows.append(None)
+        needed = [{"settings"}] + [{"image", "people"}] * len(rows)
+        if not all(isinstance(row, dict) and keys <= set(row) for row, keys in zip(rows, needed, strict=False)):
+            raise ValueError(f"{self.part} is damaged; delete it to start again.")
         if rows and rows[0] != json.loads(json.dumps({"settings": self.settings})):
             raise ValueError(
                 f"{self.part} is of an interrupted run with other settings ({json.dumps(rows[0])}). "
@@ -215,13 +231,16 @@ def process(
     Raises:
         OSError: If results or pictures cannot be written.
     """
+    base_names = Counter(photo.path.name for photo in photos)
     for photo in photos:
         path = None if pictures is None else pictures[photo.name]
         if results is not None and photo.name in results.done and (path is None or path.exists()):
             continue
         try:
             image = open_image(photo.path)
-            poses = predict(image, _boxes_of(photo, boxes))
+            if path is not None and max(image.size) > _JPEG_LIMIT:
+                raise ValueError(f"{photo.path}: its picture would be larger than JPEG's {_JPEG_LIMIT} pixels.")
+            poses = predict(image, _boxes_of(photo, boxes, by_base_name=base_names[photo.path.name] == 1))
             picture = None if path is None else poses.draw(image)
         except (OSError, ValueError) as error:
             yield photo, None, str(error)
@@ -236,13 +255,13 @@ def process(
         yield photo, poses, None
 
 
-def _boxes_of(photo: Photo, boxes: Mapping[str, Boxes] | None) -> Boxes | None:
+def _boxes_of(photo: Photo, boxes: Mapping[str, Boxes] | None, *, by_base_name: bool) -> Boxes | None:
     if boxes is None:
         return None
-    for key in (photo.name, str(photo.path), photo.path.name):
+    for key in (photo.name, str(photo.path), *([photo.path.name] if by_base_name else [])):
         if key in boxes:
             return boxes[key]
-    raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; give it [] if nobody is in it.")
+    raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")
 
 
 def _write_json(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:

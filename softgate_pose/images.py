@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from softgate_pose.config import PoseConfig
@@ -39,7 +39,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return _upright(image).copy()
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     # Pillow's decoders raise many types on damaged files, struct.error and SyntaxError among them.
@@ -74,7 +74,7 @@ def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
     if isinstance(image, (str, os.PathLike)):
         image = open_image(image)
     if isinstance(image, Image.Image):
-        return _from_pil(ImageOps.exif_transpose(image), in_chans)
+        return _from_pil(image, in_chans)
     if isinstance(image, np.ndarray):
         return _from_array(image, in_chans)
     if isinstance(image, Tensor):
@@ -90,9 +90,39 @@ def normalize(images: Tensor, config: PoseConfig) -> Tensor:
     return (images.to(dtype) / 255 - mean) / std
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says, and forget the orientation."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block, of which Pillow raises many types, is one that says nothing
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}  # the EXIF block is in it
+    return turned
+
+
 def _from_pil(image: Image.Image, in_chans: int) -> Tensor:
     if min(image.size) < 1:
         raise ValueError(f"The image has no pixels: {image.size[0]} × {image.size[1]}.")
+    try:
+        image.load()
+    except Exception as error:  # an image that was opened, and is read only now
+        raise ValueError(f"The image cannot be read: {error}") from None
+    image = _upright(image)
     if in_chans not in (1, 3):
         raise ValueError(f"A photo has 3 channels, or 1 as grey; the model takes {in_chans}. Pass a tensor (C, H, W).")
     array = np.array(_to_rgb(image).convert("RGB" if in_chans == 3 else "L"))
@@ -131,14 +161,15 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
         array = _bytes(array.astype(np.float64), 65535)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
-    if array.shape[2] == 4 and in_chans == 3:  # RGBA
+    if array.shape[2] == 4 and in_chans in (1, 3):  # RGBA
         opaque = np.asarray(255 if array.dtype == np.uint8 else 1, dtype=np.float64)
         alpha = array[..., 3:].astype(np.float64) / opaque
         array = (array[..., :3] * alpha + opaque * (1 - alpha)).round(0 if opaque == 255 else 6).astype(array.dtype)
     if array.shape[2] == 1 and in_chans == 3:
         array = array.repeat(3, axis=2)
     if array.shape[2] == 3 and in_chans == 1:
-        array = (array @ np.array([0.299, 0.587, 0.114])).astype(array.dtype)[..., None]
+        grey = array @ np.array([0.299, 0.587, 0.114])
+        array = (grey.round() if array.dtype == np.uint8 else grey).astype(array.dtype)[..., None]
     return _from_tensor(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), in_chans)
 
 

@@ -134,7 +134,10 @@ def read_mpii_json(root: Path, split: str) -> People:
     file = root / "annot" / f"{split}.json"
     if not file.is_file():
         raise FileNotFoundError(f"No MPII annotations: expected {file}.")
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
     if not rows:
         raise ValueError(f"{file} holds no people.")
     try:
@@ -145,14 +148,18 @@ def read_mpii_json(root: Path, split: str) -> People:
         unknown = [math.nan] * 4
         head_boxes = torch.tensor([row.get("head_box") or unknown for row in rows], dtype=torch.float64) - 1
         images = tuple(root / "images" / Path(row["image"]).name for row in rows)
-    except (KeyError, TypeError, ValueError) as error:
+        if centre.shape != (len(rows), 2) or not bool((scale > 0).all() and centre.isfinite().all()):
+            raise ValueError("each center must be two numbers, and each scale above 0")
+        if labelled.shape != points.shape[:2] or not bool(points[labelled].isfinite().all()):
+            raise ValueError("joints_vis must have one value a joint, and labelled joints must be finite")
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not in MPII's JSON layout: {type(error).__name__} {error}.") from None
     if points.shape[1:] != (len(MPII), 2):
         raise ValueError(f"{file}: expected 16 joints (x, y) for each person, got {tuple(points.shape[1:])}.")
     centre[:, 1] += _MPII_SHIFT * scale
     half = (_MPII_PERSON / 2 * scale).unsqueeze(1)
     boxes = torch.cat((centre - half, centre + half), dim=1)
-    return People(MPII, images, points * labelled.unsqueeze(-1), labelled, boxes, head_boxes)
+    return People(MPII, images, torch.where(labelled.unsqueeze(-1), points, 0.0), labelled, boxes, head_boxes)
 
 
 _READERS: dict[str, Callable[[Path, str], People]] = {"lsp": read_lsp, "lspet": read_lspet, "mpii": read_mpii_json}
@@ -178,7 +185,10 @@ def _read_joints(root: Path, shape: tuple[int | None, ...]) -> np.ndarray[Any, A
     file = root / "joints.mat"
     if not file.is_file():
         raise FileNotFoundError(f"No LSP annotations: expected {file}.")
-    joints: np.ndarray[Any, Any] = np.asarray(loadmat(file)["joints"], dtype=np.float64)
+    try:
+        joints: np.ndarray[Any, Any] = np.asarray(loadmat(file)["joints"], dtype=np.float64)
+    except Exception as error:  # SciPy's reader raises many types on what is no MATLAB file
+        raise ValueError(f"{file} holds no MATLAB array 'joints': {type(error).__name__} {error}") from None
     if joints.ndim != 3 or any(want not in (None, got) for want, got in zip(shape, joints.shape, strict=True)):
         expected = ", ".join("N" if side is None else str(side) for side in shape)
         raise ValueError(f"{file}: expected joints of shape ({expected}), got {joints.shape}.")

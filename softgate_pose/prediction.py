@@ -24,6 +24,9 @@ BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
 
+_LARGEST_BOX = 100
+
+
 @dataclass(frozen=True)
 class Poses:
     """The poses of N people in one image.
@@ -113,8 +116,8 @@ def predict(
     Raises:
         FileNotFoundError: If a path does not exist.
         TypeError: If ``image`` is of no known kind.
-        ValueError: If the image cannot be read, or a box has no area, is not finite, or lies wholly
-            outside the image.
+        ValueError: If the image cannot be read, or a box has no area, is not finite, lies wholly
+            outside the image, or is more than 100 times as large.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -164,7 +167,7 @@ def predict_crops(
 
 def infer_heatmaps(model: SoftGatePose, images: Tensor, *, flip_test: bool = False) -> Tensor:
     """The model's heatmaps (N, K, h, w) of normalised images (N, C, H, W), in evaluation mode, without gradients."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
@@ -173,7 +176,8 @@ def infer_heatmaps(model: SoftGatePose, images: Tensor, *, flip_test: bool = Fal
                 mirror = model.config.skeleton.mirror
                 heatmaps = (heatmaps + flip_heatmaps(model(images.flip(-1)), mirror)) / 2
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     return heatmaps
 
 
@@ -185,6 +189,12 @@ def _check_overlap(boxes: Tensor, height: int, width: int) -> None:
         raise ValueError(
             f"Box {first} lies outside the image of {width} × {height} pixels: {boxes[first].tolist()}. "
             "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
+        )
+    sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+    if (sides > _LARGEST_BOX * max(height, width)).any() or (sides < 1 / _LARGEST_BOX).any():
+        raise ValueError(
+            f"Boxes must be between 1/{_LARGEST_BOX} of a pixel and {_LARGEST_BOX} times the image of "
+            f"{width} × {height} pixels; got sides from {float(sides.min()):g} to {float(sides.max()):g}."
         )
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from softgate_pose import card
@@ -285,11 +285,11 @@ def _save(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         part = Path(scratch)
-        save_file(tensors, part / WEIGHTS_FILE, metadata={"format": "pt", "config": json.dumps(model.config.to_dict())})
+        metadata = {"format": "pt", "config": json.dumps(model.config.to_dict())}
+        (part / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata=metadata))
         (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
         (part / CARD_FILE).write_text(text, encoding="utf-8")
-        if training is not None:
-            (part / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+        (part / TRAINING_FILE).write_text(json.dumps(training or {}, indent=2) + "\n", encoding="utf-8")
         for file in sorted(part.iterdir()):
             os.replace(file, folder / file.name)
     return folder
@@ -333,6 +333,11 @@ def push_to_hub(
 
 def _read_header(file: Path) -> dict[str, str]:
     """The metadata of a safetensors file; an error that names the reason if it is not one."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return dict(stored.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        problem = str(error)
     with file.open("rb") as stream:
         start = stream.read(2)
     if file.suffix.lower() in _PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
@@ -341,11 +346,7 @@ def _read_header(file: Path) -> dict[str, str]:
             "reads safetensors only. If you trust the file, convert it: load it with torch.load(..., "
             "weights_only=True) and write it with safetensors.torch.save_file."
         )
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return dict(stored.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a valid safetensors file: {error}") from None
+    raise ValueError(f"{file} is not a valid safetensors file: {problem}")
 
 
 def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:

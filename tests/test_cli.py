@@ -205,8 +205,20 @@ def test_a_run_with_other_settings_does_not_mix(model_name, photos, tmp_path):
     message = failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
     assert "interrupted run with other settings" in message
     assert part.exists()
-    part.write_text("garbage\n")
-    assert "is damaged" in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+    for content in ("garbage\n", "5\n", "null\n", "{}\n"):
+        part.write_text(content)
+        assert "is damaged" in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+
+
+def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(softgate_pose.prediction, "predict", interrupted)
+        assert run("predict", photos, "--model", model_name, "--out", tmp_path / "p.json").exit_code == 130
+    message = failing("predict", photos / "more", "--model", model_name, "--out", tmp_path / "p.json")
+    assert "interrupted run with other settings" in message
 
 
 def test_an_output_is_not_overwritten_unasked(model_name, photos, tmp_path):
@@ -223,6 +235,10 @@ def test_outputs_that_cannot_be_written(model_name, photos, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for option, value in (("--out", tmp_path / "file" / "p.json"), ("--pictures", tmp_path / "file" / "pictures")):
         assert "file" in failing("predict", photos, "--model", model_name, option, value)
+    (tmp_path / "folder.json").mkdir()
+    assert "is a folder" in failing(
+        "predict", photos, "--model", model_name, "--out", tmp_path / "folder.json", "--overwrite"
+    )
     assert "must end in .json, .jsonl, .csv" in failing(
         "predict", photos, "--model", model_name, "--out", tmp_path / "p.xml"
     )
@@ -261,14 +277,46 @@ def test_a_photo_that_the_boxes_file_lacks_or_has_wrong_fails_alone(model_name, 
     )  # fmt: skip
     assert result.exit_code == 1
     assert "2 of 3 photos failed" in result.output
-    assert "no entry 'c.jpg'; give it []" in result.output
+    assert "no entry 'c.jpg'; in JSON, []" in result.output
     assert "b.png: Box 0 lies outside the image" in result.output
     assert read_output(tmp_path / "p.json") == {"a.jpg"}
+
+
+def test_a_bare_name_in_the_boxes_file_means_one_photo_only(model_name, photos, tmp_path):
+    boxes, out = tmp_path / "boxes.json", tmp_path / "p.json"
+    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 31]], "b.png": [], "c.jpg": []}))
+    result = run("predict", photos, "--model", model_name, "--boxes", boxes, "--out", out)
+    assert result.exit_code == 1
+    assert "no entry 'more/a.jpg'" in result.output
+    assert read_output(out) == {"a.jpg", "b.png", "c.jpg"}
+
+
+def test_pictures_below_the_photos_are_no_photos(model_name, photos, tmp_path):
+    command = ("predict", photos, "--model", model_name, "--pictures", photos / "drawn", "--overwrite")
+    for name in ("p.json", "q.json"):
+        assert run(*command, "--out", tmp_path / name).exit_code == 0
+        assert read_output(tmp_path / name) == {"a.jpg", "b.png", "c.jpg", "more/a.jpg"}
+
+
+def test_a_photo_too_long_for_a_picture_fails_alone(model_name, photos, tmp_path):
+    Image.new("L", (66000, 10)).save(photos / "wide.png")
+    result = run("predict", photos, "--model", model_name, "--pictures", tmp_path / "pictures")
+    assert result.exit_code == 1
+    assert "1 of 5 photos failed" in result.output
+    assert "larger than JPEG's" in result.output
+
+
+def test_a_folder_called_as_a_picture_would_be(model_name, photos, photo, tmp_path):
+    (photos / "x.jpg").mkdir()
+    photo.save(photos / "x.jpg" / "1.png")
+    photo.save(photos / "x.png")
+    assert run("predict", photos, "--model", model_name, "--pictures", tmp_path / "pictures").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("boxes.json", '{"a.jpg": [[0, 0, ' + "9" * 400 + ", 1]]}"),
         ("boxes.json", "[1, 2]"),
         ("boxes.json", "{"),
         ("boxes.json", '{"a.jpg": 5}'),

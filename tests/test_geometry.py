@@ -160,6 +160,8 @@ def test_warp_takes_points_and_pixels_to_the_same_place():
         ([[0, 0, math.inf, 5]], "not finite"),
         ([["a", 0, 1, 5]], "numbers of shape"),
         ([[0, 0, 1, 5], [1]], "numbers of shape"),
+        ([[0, 0, 10**400, 5]], "numbers of shape"),
+        (7, "numbers of shape"),
     ],
 )
 def test_bad_boxes_are_refused(boxes, match):

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -97,7 +99,8 @@ def test_grey_and_rgba_arrays():
     assert load_image(np.full((4, 6), 7, dtype=np.uint8)).tolist() == [[[7] * 6] * 4] * 3
     assert load_image(np.ones((4, 6, 1), dtype=bool)).eq(255).all()
     assert load_image(np.zeros((4, 6, 4), dtype=np.uint8)).eq(255).all()  # transparent shows white
-    assert load_image(np.full((4, 6, 3), 9, dtype=np.uint8), in_chans=1).shape == (1, 4, 6)
+    assert load_image(np.full((4, 6, 3), 9, dtype=np.uint8), in_chans=1).eq(9).all()
+    assert load_image(np.zeros((4, 6, 4), dtype=np.uint8), in_chans=1).eq(255).all()
 
 
 def test_other_numbers_of_channels_come_as_tensors():
@@ -149,6 +152,29 @@ def test_truncated_files(tmp_path, photo, suffix, share):
     file.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match=r"photo\.\w+ cannot be read as an image"):
         open_image(file)
+
+
+def test_a_damaged_exif_block_says_nothing(tmp_path, photo):
+    photo.save(tmp_path / "photo.jpg", exif=b"Exif\0\0garbagegarbage")
+    assert open_image(tmp_path / "photo.jpg").size == photo.size
+    assert load_image(tmp_path / "photo.jpg").shape == (3, 70, 90)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        assert load_image(opened).shape == (3, 70, 90)
+
+
+def test_a_good_orientation_beside_a_bad_tag_counts(tmp_path):
+    orientation = struct.pack("<HHII", EXIF_ORIENTATION, 3, 1, 6)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"abc")  # a text where a number belongs
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + resolution + bytes(4)
+    Image.new("RGB", (40, 24)).save(tmp_path / "photo.jpg", exif=block)
+    assert open_image(tmp_path / "photo.jpg").size == (24, 40)
+
+
+def test_an_opened_photo_that_turns_out_to_be_cut_short(tmp_path, photo):
+    photo.save(tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:900])
+    with Image.open(tmp_path / "photo.jpg") as opened, pytest.raises(ValueError, match="cannot be read"):
+        load_image(opened)
 
 
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch):

@@ -141,6 +141,15 @@ def test_a_person_does_not_depend_on_the_batch(tiny_model):
         torch.testing.assert_close(tiny_model(images)[2:3], tiny_model(images[2:3]))
 
 
+def test_the_network_exports_with_a_dynamic_batch(tiny_model):
+    exported = torch.export.export(
+        tiny_model, (torch.randn(2, 3, 64, 48),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    )
+    images = torch.randn(3, 3, 64, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(exported.module()(images), tiny_model(images))
+
+
 def test_an_empty_batch_gives_no_heatmaps(tiny_model):
     with torch.no_grad():
         assert tiny_model(torch.zeros(0, 3, 64, 48)).shape == (0, 14, 16, 12)

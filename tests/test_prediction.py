@@ -103,7 +103,7 @@ def test_every_kind_of_image_gives_the_same_poses(tiny_model, photo, tmp_path, k
     torch.testing.assert_close(predict(tiny_model, sources[kind]).keypoints, predict(tiny_model, photo).keypoints)
 
 
-@pytest.mark.parametrize("kind", ["tuples", "lists", "array", "tensor", "ints", "half"])
+@pytest.mark.parametrize("kind", ["tuples", "lists", "array", "tensor", "ints", "half", "learned", "rows"])
 def test_boxes_of_every_kind(oracle, kind):
     made = {
         "tuples": BOXES,
@@ -112,6 +112,8 @@ def test_boxes_of_every_kind(oracle, kind):
         "tensor": torch.tensor(BOXES, dtype=torch.float32),
         "ints": torch.tensor(BOXES),
         "half": torch.tensor(BOXES, dtype=torch.float16),
+        "learned": torch.tensor(BOXES, dtype=torch.float32, requires_grad=True),
+        "rows": list(torch.tensor(BOXES)),
     }[kind]
     image = painted((120, 130), *DOTS)
     torch.testing.assert_close(predict(oracle, image, made).keypoints, predict(oracle, image, BOXES).keypoints)
@@ -129,6 +131,10 @@ def test_boxes_may_reach_over_the_border(tiny_model, photo):
         ([(0, 0, 0, 10)], "no area"),
         ([(0, 0, math.nan, 10)], "not finite"),
         ([(0, 0, 10)], "shape"),
+        ([[]], "shape"),
+        ([(0, 0, 10**400, 5)], "numbers of shape"),
+        ([(-1e8, -1e8, 1e8, 1e8)], "100 times the image"),
+        ([(5, 5, 5 + 1e-9, 5 + 1e-9)], "1/100 of a pixel"),
     ],
 )
 def test_bad_boxes(tiny_model, photo, boxes, match):
@@ -148,8 +154,10 @@ def test_bad_arguments(tiny_model, photo, arguments, match):
 def test_the_model_is_left_as_it_came(tiny_model, photo):
     before = {key: value.clone() for key, value in tiny_model.state_dict().items()}
     tiny_model.train()
+    tiny_model.stem[1].eval()  # a frozen batch norm
     poses = predict(tiny_model, photo)
     assert tiny_model.training
+    assert not tiny_model.stem[1].training
     for key, value in tiny_model.state_dict().items():
         assert torch.equal(value, before[key]), key  # batch norms did not see the photo
     torch.testing.assert_close(predict(tiny_model.eval(), photo).keypoints, poses.keypoints)

@@ -160,6 +160,9 @@ def test_data_that_are_not_there_or_not_what_was_named(tmp_path, lspet_folder):
         read_people(f"lsp:{lspet_folder[0]}:train")
     with pytest.raises(ValueError, match="train and test, got 'valid'"):
         read_people(f"lsp:{lsp_twin(tmp_path)}:valid")
+    (tmp_path / "joints.mat").write_text("no matrix")
+    with pytest.raises(ValueError, match="no MATLAB array 'joints'"):
+        read_people(f"lsp:{tmp_path}:train")
     with pytest.raises(ValueError, match="split train alone"):
         read_people(f"lspet:{tmp_path}:test")
 
@@ -177,6 +180,12 @@ def lsp_twin(tmp_path):
         ([{"image": "a.jpg"}], "not in MPII's JSON layout: KeyError 'center'"),
         ([mpii_row(joints=[[1, 2]] * 14, joints_vis=[1] * 14)], r"expected 16 joints .* got \(14, 2\)"),
         ([mpii_row(center="left")], "not in MPII's JSON layout"),
+        ([mpii_row(center=5)], "not in MPII's JSON layout"),
+        ([mpii_row(scale=-1)], "each scale above 0"),
+        ([mpii_row(scale=float("nan"))], "each scale above 0"),
+        ([mpii_row(joints_vis=[1] * 15)], "joints_vis must have one value a joint"),
+        ([mpii_row(joints=[[float("nan"), 1]] * 16)], "labelled joints must be finite"),
+        (["a"], "not in MPII's JSON layout"),
     ],
 )
 def test_broken_mpii_annotations(mpii_folder, rows, match):
@@ -338,6 +347,24 @@ def test_training_refuses_what_cannot_work(lsp_folder, mpii_folder, tmp_path):
     with pytest.raises(ValueError, match="skeleton 'mpii', the model 'lsp'"):
         trained(read_mpii_json(mpii_folder, "valid"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing(lsp_folder, tmp_path, monkeypatch):
+    from softgate_pose.training import loop
+
+    step, rates = loop._step, []
+
+    def watched(model, batch, recipe, optimizer, generator):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(model, batch, recipe, optimizer, generator)
+
+    monkeypatch.setattr(loop, "_step", watched)
+    trained(read_lsp(lsp_folder[0], "train"), tmp_path / "run", recipe=Recipe(epochs=10, batch_size=2, warmup=0.2))
+    assert rates.index(max(rates)) == 6  # of 30 steps
+    assert max(rates) == 1e-3
+    assert rates[-1] < 1e-5
+    with pytest.raises(ValueError, match="optimizer must be one of adamw"):
+        Recipe(optimizer="lamb")
 
 
 def test_training_learns(tmp_path):

@@ -23,7 +23,23 @@ def test_saving_and_loading_round_trips(tiny_model, folder):
     images = torch.randn(2, 3, 64, 48)
     with torch.no_grad():
         assert torch.equal(model(images), tiny_model(images))
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    files = ["README.md", "config.json", "model.safetensors", "training.json"]
+    assert sorted(file.name for file in folder.iterdir()) == files
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
+def test_saving_again_leaves_nothing_of_the_first(tiny_model, tmp_path):
+    save_pretrained(tiny_model, tmp_path, training={"licence": "X"})
+    save_pretrained(tiny_model, tmp_path)
+    assert json.loads((tmp_path / "training.json").read_text()) == {}
+
+
+def test_a_header_of_any_length_is_safetensors(tmp_path):
+    """The first bytes are the header's length, and may look like a pickle's."""
+    file = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(1)}, file, metadata={"x": "y" * 555})
+    assert file.read_bytes()[:2] == b"\x80\x02"
+    assert find_checkpoint(file).config is None
 
 
 def test_half_precision_halves_the_tensors(tiny_model, tmp_path):

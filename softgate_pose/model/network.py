@@ -91,5 +91,6 @@ class SoftGatePose(nn.Module):
                 f"{self.config.name} takes normalised floating point images, got {images.dtype}. "
                 "Use softgate_pose.images.normalize, or predict() for photos."
             )
-        if not torch.compiler.is_compiling():
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not (torch.compiler.is_compiling() or tracing):  # there, sizes are no numbers
             self.config.check_size(images.shape[2], images.shape[3])

@@ -40,10 +40,12 @@ def as_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:
         ValueError: If the shape is not (N, 4), or a box has a NaN, an infinity or no area.
     """
     try:
-        out = torch.as_tensor(boxes).to("cpu", torch.float64)  # few, and some devices have no float64
-    except (TypeError, ValueError, RuntimeError) as error:
+        if not isinstance(boxes, Tensor):
+            boxes = torch.tensor([[float(value) for value in box] for box in boxes], dtype=torch.float64)
+        out = boxes.detach().to("cpu", torch.float64)  # few, and some devices have no float64
+    except (OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"boxes must be numbers of shape (N, 4) as (x0, y0, x1, y1): {error}") from None
-    if out.numel() == 0 and out.dim() <= 2:
+    if out.shape in ((0,), (0, 4)):
         return torch.zeros(0, 4, dtype=torch.float64)
     if out.dim() != 2 or out.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4) as (x0, y0, x1, y1), got {tuple(out.shape)}.")

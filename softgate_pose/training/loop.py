@@ -28,6 +28,9 @@ __all__ = ["Recipe", "fit"]
 logger = logging.getLogger(__name__)
 
 
+OPTIMIZERS = ("adamw", "lion", "momentum", "nadamw", "radam", "rmsprop", "rmsproptf", "sgd")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained.
@@ -35,7 +38,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the people.
         batch_size: People a step.
-        optimizer: A name that ``timm.optim.create_optimizer_v2`` knows.
+        optimizer: One of timm's that resume exactly from the tensors they keep: see ``OPTIMIZERS``.
         learning_rate: At its peak, after the warm-up; from there it falls to 0 along a cosine.
         weight_decay: Of the convolutions' weights; never of gates, biases and batch norms.
         warmup: Share of all steps over which the learning rate rises.
@@ -55,6 +58,10 @@ class Recipe:
     clip_grad: float = 5.0
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -109,10 +116,11 @@ def fit(
     optimizer = create_optimizer_v2(
         model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
+    warmup_steps = round(recipe.warmup * recipe.epochs * steps)
     schedule = CosineLRScheduler(
         optimizer,
-        t_initial=recipe.epochs * steps,
-        warmup_t=round(recipe.warmup * recipe.epochs * steps),
+        t_initial=recipe.epochs * steps - warmup_steps,  # timm counts the cosine from the warm-up's end
+        warmup_t=warmup_steps,
         warmup_lr_init=recipe.learning_rate / 100,
         warmup_prefix=True,
         t_in_epochs=False,
