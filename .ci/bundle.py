@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from softgate_pose.card import model_card
 from softgate_pose.weights import find_checkpoint
 from softgate_pose.zoo import BUNDLED, get_entry
 
@@ -23,6 +24,8 @@ def main(folder: Path, tag: str) -> None:
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(folder, target)
+    training = json.loads((target / "training.json").read_text(encoding="utf-8"))
+    (target / "README.md").write_text(model_card(found.config, training, f"{model}.{tag}"), encoding="utf-8")
     index = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
     row = {"model": model, "tag": tag, "sha256": digest, "bundled": True}

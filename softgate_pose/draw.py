@@ -9,7 +9,10 @@ from softgate_pose.images import ImageSource, load_image
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.skeleton import Skeleton
 
-__all__ = ["draw_poses"]
+__all__ = ["MIN_SCORE", "draw_poses"]
+
+MIN_SCORE = 0.15
+"""What a keypoint's score must be to be drawn: of lower ones, far more are wrong than right."""
 
 _LEFT, _RIGHT, _MIDDLE = (255, 149, 0), (0, 168, 255), (76, 217, 100)
 _OUTLINE = (20, 20, 20)
@@ -22,7 +25,7 @@ def draw_poses(
     scores: Tensor,
     skeleton: Skeleton,
     *,
-    min_score: float = 0.1,
+    min_score: float = MIN_SCORE,
 ) -> Image.Image:
     """Draw skeletons on a copy of the image: the person's left orange, right blue, middle green.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from softgate_pose.config import STRIDE
-from softgate_pose.draw import draw_poses
+from softgate_pose.draw import MIN_SCORE, draw_poses
 from softgate_pose.images import ImageSource, load_image, normalize
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
@@ -78,7 +78,7 @@ class Poses:
             )
         return results
 
-    def draw(self, image: ImageSource, *, min_score: float = 0.1) -> Image.Image:
+    def draw(self, image: ImageSource, *, min_score: float = MIN_SCORE) -> Image.Image:
         """The image with the skeletons drawn on it; keypoints with a lower score are left out."""
         return draw_poses(image, self.keypoints, self.scores, self.skeleton, min_score=min_score)
 
