@@ -41,12 +41,12 @@ def create_model(
 ) -> SoftGatePose:
     """Build a pose network, in evaluation mode.
 
-    ============================  =================================================================
-    ``sgpose_small_4s``           a named config; with ``pretrained=True`` its published weights
-    ``sgpose_0m5_1s.sports``      a named config and which of its weights
-    ``hf-hub:owner/repo[@rev]``   what ``push_to_hub`` published
-    ``local-dir:path``            what ``save_pretrained`` wrote
-    ============================  =================================================================
+    The name says which, and whether there are weights to load:
+
+    - ``sgpose_small_4s``: a named config; with ``pretrained=True`` its published weights.
+    - ``sgpose_0m5_1s.sports``: a named config and which of its weights.
+    - ``hf-hub:owner/repo@revision``: what ``push_to_hub`` published; the revision may be left out.
+    - ``local-dir:path``: what ``save_pretrained`` wrote.
 
     Args:
         name: One of the above; ``list_models()`` and ``list_pretrained()`` show what there is.

@@ -50,14 +50,12 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
     """Any kind of image as a tensor (C, H, W), colours in 0..255.
 
-    =================  ==============================================================================
-    path, PIL image    turned upright as EXIF says; every Pillow mode. Transparent parts are shown on
-                       white; in wide modes white is 65535 (mode I: 255 where none is above), and of
-                       floats 1 (255 where any is above 1).
-    NumPy array        (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16 with white at 65535, or
-                       floating point in 0..1
-    tensor             (C, H, W) as torchvision: uint8, or floating point in 0..1; C = ``in_chans``
-    =================  ==============================================================================
+    - A path or PIL image: turned upright as EXIF says; every Pillow mode. Transparent parts are shown
+      on white. In wide modes white is 65535 (mode I: 255 where no value is above), and of floats 1
+      (255 where a value is above 1).
+    - A NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16 with white at 65535, or
+      floating point in 0..1.
+    - A tensor (C, H, W), as torchvision has them: uint8, or floating point in 0..1; C = ``in_chans``.
 
     Args:
         image: The image.

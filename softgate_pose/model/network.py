@@ -55,12 +55,13 @@ class SoftGatePose(nn.Module):
 
         With B images, K keypoints, and h, w = H / 4, W / 4:
 
-        ====================  ==============  ====================================================
-        ``images``            (B, C, H, W)    floating point, normalised by ``config.mean`` and ``std``
-        returned              (B, K, h, w)    the last stack's heatmaps; 1 is a perfect peak
-        with ``all_stacks``   [(B, K, h, w)]  each stack's raw output, which the training loss takes:
-                                              logits under ``heatmap="softmax"``, else heatmaps
-        ====================  ==============  ====================================================
+        | tensor | shape | meaning |
+        |---|---|---|
+        | ``images`` | (B, C, H, W) | floating point, normalised by ``config.mean`` and ``std`` |
+        | returned | (B, K, h, w) | the last stack's heatmaps; 1 is a perfect peak |
+        | with ``all_stacks`` | a list of (B, K, h, w) | each stack's raw output, which the loss takes |
+
+        The raw output is logits under ``heatmap="softmax"``, else heatmaps.
 
         Raises:
             ValueError: If ``images`` has another number of dimensions or channels, is not floating

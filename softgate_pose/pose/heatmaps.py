@@ -63,13 +63,11 @@ def render_heatmaps(keypoints: Tensor, size: tuple[int, int], sigma: float = 1.0
 def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Tensor, Tensor]:
     """Find each heatmap's peak, to a fraction of a pixel.
 
-    ============  ====================================================================  ===========
-    ``argmax``    the highest pixel (the first of equals, row by row)                   error ≤ 0.5
-    ``quarter``   a quarter pixel from there towards the higher neighbour, per axis     error ≤ 0.25
-    ``dark``      a Newton step to the top of the parabola through the log of the map,  error ≤ 0.02
-                  which is blurred first; without a maximum there, as ``quarter``
-    ``soft``      the expectation over the 7×7 pixels around the highest                error ≤ 0.05
-    ============  ====================================================================  ===========
+    - ``argmax``: the highest pixel (the first of equals, row by row). Error ≤ 0.5.
+    - ``quarter``: a quarter pixel from there towards the higher neighbour, per axis. Error ≤ 0.25.
+    - ``dark``: a Newton step to the top of the parabola through the log of the map, which is blurred
+      first; without a maximum there, as ``quarter``. Error ≤ 0.02.
+    - ``soft``: the expectation over the 7×7 pixels around the highest. Error ≤ 0.05.
 
     The errors are the largest per axis, in heatmap pixels, for clean Gaussians of ``sigma=1`` whose
     centre is at least 4 pixels from the border. Where the highest pixel lies on the border, ``quarter``
