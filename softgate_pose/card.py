@@ -98,10 +98,11 @@ def _baseline(rows: Any) -> list[str]:
 
 
 def data_lines(training: Mapping[str, Any]) -> list[str]:
-    """The data of the run, behind those of the run that it started from."""
-    lines = data_lines(training["before"]) if "before" in training else []
-    lines += [f"- {data}" for data in training.get("data", ())]
-    return lines + ([f"- held out for validation: {training['held_out']}"] if "held_out" in training else [])
+    """The data of the run as a list, behind those of the run that it started from."""
+    before = data_lines(training["before"]) if "before" in training else []
+    held_out = [f"- held out for validation: {training['held_out']}"] if "held_out" in training else []
+    lines = [f"- {'then ' if before else ''}{data}" for data in training.get("data", ())] + held_out
+    return [line for line in before if line not in lines] + lines
 
 
 def commands(training: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, get_args
 import click
 
 from softgate_pose import __version__, zoo
+from softgate_pose.card import commands, data_lines
 from softgate_pose.pose.heatmaps import DecodeMethod
 
 P = ParamSpec("P")
@@ -26,6 +27,8 @@ def _told_plainly() -> Iterator[None]:
     """Errors that say what to do need no traceback."""
     try:
         yield
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -137,8 +140,10 @@ def info(name: str) -> None:
             height, width = config.input_size
             click.echo(f"  input        {height}x{width} px, {config.num_keypoints} keypoints ({config.skeleton.name})")
         click.echo(f"  licence      {card.get('licence', 'not stated')}")
-        for data in card.get("data", ()):
-            click.echo(f"  trained on   {data}")
+        for data in data_lines(card):
+            click.echo(f"  data         {data.removeprefix('- ')}")
+        for command in commands(card):
+            click.echo(f"  made by      {command}")
         for row in card.get("metrics", ()):
             click.echo("  measured     " + ", ".join(f"{key} {value}" for key, value in row.items()))
 

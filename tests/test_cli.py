@@ -86,6 +86,13 @@ def test_info_of_every_model(name):
         assert zoo.get_pretrained(full).sha256 in result.output
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m softgate_pose list | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert result.stderr == ""
+    assert "counted here" in result.stdout
+
+
 def test_info_of_unknown_models():
     assert "Did you mean 'sgpose_wide_4s'" in failing("info", "sgpose_wide_5s")
     assert "No weights" in failing("info", "sgpose_0m5_1s.none")
