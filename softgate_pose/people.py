@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgate_pose.pose.skeleton import LSP, MPII, Skeleton
+from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
 
-__all__ = ["People", "concatenate", "read_lsp", "read_lspet", "read_mpii_json", "read_people"]
+__all__ = ["People", "concatenate", "read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_people"]
 
 _MPII_PERSON = 200.0  # MPII's scale is the person's height over this many pixels
 _MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
@@ -132,12 +132,7 @@ def read_mpii_json(root: Path, split: str) -> People:
     Coordinates in it are 1-based. ``head_box`` is optional.
     """
     file = root / "annot" / f"{split}.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"No MPII annotations: expected {file}.")
-    try:
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    rows = _read_json(file)
     if not rows:
         raise ValueError(f"{file} holds no people.")
     try:
@@ -162,11 +157,53 @@ def read_mpii_json(root: Path, split: str) -> People:
     return People(MPII, images, torch.where(labelled.unsqueeze(-1), points, 0.0), labelled, boxes, head_boxes)
 
 
-_READERS: dict[str, Callable[[Path, str], People]] = {"lsp": read_lsp, "lspet": read_lspet, "mpii": read_mpii_json}
+def read_coco(root: Path, split: str) -> People:
+    """COCO keypoints, of people or of anything: ``annotations/person_keypoints_<split>.json`` and ``<split>/``.
+
+    The skeleton is the annotations' own: the one category with keypoints names them and their edges. A
+    keypoint of visibility 0 is not labelled; crowds, and annotations without any labelled keypoint, are
+    left out. Coordinates are taken as they are, 0-based; the box is the annotated one.
+    """
+    file = root / "annotations" / f"person_keypoints_{split}.json"
+    data = _read_json(file)
+    try:
+        categories = [category for category in data["categories"] if category.get("keypoints")]
+        if len(categories) != 1:
+            raise ValueError(f"expected one category with keypoints, found {len(categories)}")
+        names = tuple(categories[0]["keypoints"])
+        edges = tuple((names[a - 1], names[b - 1]) for a, b in categories[0].get("skeleton", ()))
+        skeleton = COCO if names == COCO.keypoints else Skeleton(str(categories[0].get("name", "custom")), names, edges)
+        files = {image["id"]: root / split / Path(image["file_name"]).name for image in data["images"]}
+        rows = [
+            row
+            for row in data["annotations"]
+            if row["category_id"] == categories[0]["id"] and not row.get("iscrowd") and any(row["keypoints"][2::3])
+        ]
+        triples = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float64).view(-1, len(names), 3)
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).view(-1, 4)
+        images = tuple(files[row["image_id"]] for row in rows)
+        labelled = triples[..., 2] > 0
+        points = torch.where(labelled.unsqueeze(-1), triples[..., :2], 0.0)
+        if not bool(points.isfinite().all() and boxes.isfinite().all() and (boxes[:, 2:] > 0).all()):
+            raise ValueError("labelled keypoints and boxes must be finite, and boxes must have an area")
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not in COCO's keypoints layout: {type(error).__name__} {error}.") from None
+    if not rows:
+        raise ValueError(f"{file} holds nobody with a labelled keypoint.")
+    boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
+    return People(skeleton, images, points, labelled, boxes, torch.full_like(boxes, math.nan))
+
+
+_READERS: dict[str, Callable[[Path, str], People]] = {
+    "coco": read_coco,
+    "lsp": read_lsp,
+    "lspet": read_lspet,
+    "mpii": read_mpii_json,
+}
 
 
 def read_people(source: str) -> People:
-    """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``; the kinds are lsp, lspet and mpii.
+    """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``; kinds are coco, lsp, lspet and mpii.
 
     Raises:
         FileNotFoundError: If the folder lacks the annotations.
@@ -177,6 +214,15 @@ def read_people(source: str) -> People:
     if kind not in _READERS or not folder or not split:
         raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(_READERS)}; got {source!r}.")
     return _READERS[kind](Path(folder), split)
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        raise FileNotFoundError(f"No annotations: expected {file}.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
 
 
 def _read_joints(root: Path, shape: tuple[int | None, ...]) -> np.ndarray[Any, Any]:

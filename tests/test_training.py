@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from softgate_pose import LSP, MPII, PoseConfig
+from softgate_pose import COCO, LSP, MPII, PoseConfig
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import concatenate, read_lsp, read_lspet, read_mpii_json, read_people
@@ -72,6 +72,70 @@ def mpii_folder(tmp_path):
     (folder / "annot" / "valid.json").write_text(json.dumps(rows))
     write_images(folder / "images", ["a.jpg", "b.jpg"])
     return folder
+
+
+def coco_data(**changes):
+    """Three annotations of a five-keypoint animal: labelled, a crowd, and without labels."""
+    category = {"id": 3, "name": "dog", "keypoints": ["nose", "left_ear", "right_ear", "tail", "belly"]}
+    row = {"image_id": 7, "category_id": 3, "bbox": [10, 20, 30, 40], "keypoints": [11, 21, 2, 12, 22, 1] + [0] * 9}
+    data = {
+        "categories": [{"id": 1, "name": "ball"}, {**category, "skeleton": [[1, 2], [1, 3]]}],
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [row, {**row, "iscrowd": 1}, {**row, "keypoints": [0] * 15}, {"category_id": 1, "image_id": 7}],
+    }
+    return {**data, **changes}
+
+
+def write_coco(folder, data):
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "annotations" / "person_keypoints_train.json").write_text(
+        data if isinstance(data, str) else json.dumps(data)
+    )
+    return f"coco:{folder}:train"
+
+
+def test_coco_brings_its_own_skeleton(tmp_path):
+    people = read_people(write_coco(tmp_path, coco_data()))
+    assert people.skeleton.name == "dog"
+    assert people.skeleton.edges == (("nose", "left_ear"), ("nose", "right_ear"))
+    assert people.skeleton.mirror == (0, 2, 1, 3, 4)
+    assert people.images == (tmp_path / "train" / "a.jpg",)
+    assert people.labelled.tolist() == [[True, True, False, False, False]]
+    assert people.keypoints[0, :2].tolist() == [[11, 21], [12, 22]]
+    assert people.boxes.tolist() == [[10, 20, 40, 60]]
+
+
+def test_coco_people_become_mpii_by_name(tmp_path):
+    points = [value for k in range(17) for value in (k, 2 * k, 2)]
+    data = coco_data(
+        categories=[{"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}],
+        annotations=[{"image_id": 7, "category_id": 1, "bbox": [0, 0, 20, 40], "keypoints": points}],
+    )
+    people = read_people(write_coco(tmp_path, data))
+    assert people.skeleton is COCO
+    mpii = people.to_skeleton(MPII)
+    unlabelled = [name for name, labelled in zip(MPII.keypoints, mpii.labelled[0], strict=True) if not labelled]
+    assert unlabelled == ["neck", "head_top"]
+    assert mpii.keypoints[0, MPII.keypoints.index("pelvis")].tolist() == [11.5, 23]
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ("{", "is not JSON"),
+        ([], "not in COCO's keypoints layout"),
+        ({}, "KeyError 'categories'"),
+        (coco_data(categories=[]), "one category with keypoints, found 0"),
+        (coco_data(annotations=[]), "nobody with a labelled keypoint"),
+        (coco_data(images=[]), "not in COCO's keypoints layout"),
+        (coco_data(annotations=[{**coco_data()["annotations"][0], "keypoints": [1, 2, 2]}]), "not in COCO's"),
+        (coco_data(annotations=[{**coco_data()["annotations"][0], "bbox": [1, 2, 0, 4]}]), "must have an area"),
+        (coco_data(annotations=[{**coco_data()["annotations"][0], "bbox": [1, 2, 3]}]), "not in COCO's"),
+    ],
+)
+def test_broken_coco_annotations(tmp_path, data, match):
+    with pytest.raises(ValueError, match=match):
+        read_people(write_coco(tmp_path, data))
 
 
 def test_lsp_is_read_in_zero_based_pixels_with_hidden_joints_labelled(lsp_folder):
@@ -145,9 +209,9 @@ def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
     assert together.head_boxes[:6].isnan().all()
 
 
-@pytest.mark.parametrize("source", ["", "lsp", "lsp:folder", "coco:folder:train", ":x:y"])
+@pytest.mark.parametrize("source", ["", "lsp", "lsp:folder", "voc:folder:train", ":x:y"])
 def test_data_sources_have_three_parts(source):
-    with pytest.raises(ValueError, match="KIND:FOLDER:SPLIT with KIND one of lsp, lspet, mpii"):
+    with pytest.raises(ValueError, match="KIND:FOLDER:SPLIT with KIND one of coco, lsp, lspet, mpii"):
         read_people(source)
 
 
