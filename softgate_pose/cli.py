@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _plain_errors() -> Iterator[None]:
     """Errors that say what to do need no traceback."""
     try:
         yield
@@ -31,15 +31,6 @@ def _told_plainly() -> Iterator[None]:
         raise
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _plain_errors(command: Callable[P, R]) -> Callable[P, R]:
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _told_plainly():
-            return command(*args, **kwargs)
-
-    return wrapped
 
 
 def _model_options(command: Callable[P, R]) -> Callable[P, R]:
@@ -78,7 +69,7 @@ def main() -> None:
 
 @main.command("list")
 @click.argument("pattern", default="*")
-@_plain_errors
+@_plain_errors()
 def list_command(pattern: str) -> None:
     """Show the models, their budgets, and which weights exist.
 
@@ -115,7 +106,7 @@ def list_command(pattern: str) -> None:
 
 @main.command()
 @click.argument("name")
-@_plain_errors
+@_plain_errors()
 def info(name: str) -> None:
     """Show a model's config, budget and weights.
 
@@ -164,7 +155,7 @@ def info(name: str) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write poses to a .json, .jsonl or .csv file.")
 @click.option("--pictures", type=click.Path(path_type=Path), help="Write the photos with skeletons drawn to a folder.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
-@_plain_errors
+@_plain_errors()
 def predict(
     photos: tuple[Path, ...],
     model_name: str | None,
@@ -194,7 +185,7 @@ def predict(
         "photos": [str(source.resolve()) for source in photos],
         "model": name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        "boxes": None if boxes_file is None else hashlib.sha256(boxes_file.read_bytes()).hexdigest(),
+        "boxes": None if boxes is None else hashlib.sha256(json.dumps(boxes).encode()).hexdigest(),
         "flip_test": flip_test,
         "decode": decode,
     }
@@ -243,7 +234,7 @@ def predict(
     help="Score the mean pose of these training data instead of a model; may be given more than once.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to a file, too.")
-@_plain_errors
+@_plain_errors()
 def evaluate(
     model_name: str | None,
     checkpoint: Path | None,
@@ -298,7 +289,7 @@ def evaluate(
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
 @click.option("--licence", help="Of the weights, for the card.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cpu or cuda.")
-@_plain_errors
+@_plain_errors()
 def train(
     name: str,
     sources: tuple[str, ...],
@@ -342,13 +333,19 @@ def train(
 
 
 def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
-    """What is known of how the weights came to be that a model is created with."""
+    """What is known of how the weights came to be that a model is created with; None for no weights."""
     if checkpoint is None and name.startswith("local-dir:"):
         checkpoint = Path(name.removeprefix("local-dir:"))
     if checkpoint is not None:
-        file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "training.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return zoo.read_card(zoo.get_pretrained(name)) if "." in name and ":" not in name else None
+        file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / zoo.TRAINING_FILE
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    elif name.startswith("hf-hub:"):
+        known = {}
+    elif "." in name:
+        known = zoo.read_card(zoo.get_pretrained(name))
+    else:
+        return None
+    return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
 
 
 def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:

@@ -83,10 +83,10 @@ class People:
 
 
 def concatenate(groups: Sequence[People]) -> People:
-    """All people of several tables with the same skeleton."""
-    skeletons = {group.skeleton.name for group in groups}
-    if len(skeletons) != 1:
-        raise ValueError(f"People to concatenate must have one skeleton, got {sorted(skeletons)}; use to_skeleton.")
+    """All people of several tables with the same keypoints."""
+    if len({group.skeleton.keypoints for group in groups}) != 1:
+        names = sorted({group.skeleton.name for group in groups})
+        raise ValueError(f"People to concatenate must have one skeleton, got {names}; use to_skeleton.")
     return People(
         groups[0].skeleton,
         tuple(image for group in groups for image in group.images),

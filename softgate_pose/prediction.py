@@ -23,8 +23,7 @@ __all__ = ["BOX_SCALE", "Poses", "infer_heatmaps", "predict", "predict_crops"]
 BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
-
-_LARGEST_BOX = 100
+_LARGEST_BOX = 100  # times the image; the smallest is 1 / 100 of a pixel
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def predict(
     if boxes is None:
         boxes, box_scale = [geometry.image_box(height, width)], 1.0
     people = geometry.as_boxes(boxes)
-    _check_overlap(people, height, width)
+    _check_boxes(people, height, width)
 
     matrices = geometry.box_to_crop(people, config.input_size, box_scale)
     device = next(model.parameters()).device
@@ -181,7 +180,7 @@ def infer_heatmaps(model: SoftGatePose, images: Tensor, *, flip_test: bool = Fal
     return heatmaps
 
 
-def _check_overlap(boxes: Tensor, height: int, width: int) -> None:
+def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
     x0, y0, x1, y1 = geometry.image_box(height, width)
     outside = (boxes[:, 2] <= x0) | (boxes[:, 3] <= y0) | (boxes[:, 0] >= x1) | (boxes[:, 1] >= y1)
     if outside.any():

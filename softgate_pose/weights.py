@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor
 from softgate_pose import card
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.zoo import PretrainedEntry
+from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
 
 __all__ = [
     "Checkpoint",
@@ -34,11 +33,7 @@ __all__ = [
     "save_pretrained",
 ]
 
-logger = logging.getLogger(__name__)
-
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-TRAINING_FILE = "training.json"
 CARD_FILE = "README.md"
 
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
@@ -94,9 +89,11 @@ def find_published(entry: PretrainedEntry) -> Checkpoint:
         assert entry.repo is not None
         found = find_hub(entry.repo, entry.revision)
         remedy = "Delete it and try again."
-        if _sha256(found.file) != entry.sha256:  # a damaged cache is mended by one more download
-            found = find_hub(entry.repo, entry.revision, force_download=True)
     digest = _sha256(found.file)
+    if digest != entry.sha256 and entry.folder is None and entry.repo is not None:
+        # a damaged cache is mended by one more download
+        found = find_hub(entry.repo, entry.revision, force_download=True)
+        digest = _sha256(found.file)
     if digest != entry.sha256:
         raise RuntimeError(
             f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"

@@ -18,6 +18,9 @@ __all__ = ["MODELS", "ModelEntry", "PretrainedEntry", "get_entry", "get_pretrain
 BUNDLED = Path(__file__).parent / "pretrained"
 """Weights inside the package: one folder for each ``model.tag``, as ``save_pretrained`` writes it."""
 
+CONFIG_FILE = "config.json"
+TRAINING_FILE = "training.json"
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -146,8 +149,8 @@ def read_card(entry: PretrainedEntry) -> dict[str, Any]:
     """What is known of bundled weights: ``config``, data, recipe, measured figures (``training.json``)."""
     if entry.folder is None:
         return {}
-    data: dict[str, Any] = json.loads((entry.folder / "training.json").read_text(encoding="utf-8"))
-    return {"config": PoseConfig.from_json((entry.folder / "config.json").read_bytes()), **data}
+    data: dict[str, Any] = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    return {"config": PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes()), **data}
 
 
 @cache

@@ -395,7 +395,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
     assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
 
-    arguments[1], arguments[5] = name, str(tmp_path / "second")  # go on from these weights
+    # go on from these weights
+    arguments[1], arguments[5] = name, str(tmp_path / "second")
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -403,6 +404,13 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert second["before"]["command"] == training["command"]
     card = (tmp_path / "second" / "model" / "README.md").read_text()
     assert card.index(training["command"]) < card.index(second["command"])
+
+    (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
+    arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making
+    assert run(*arguments, "--checkpoint", tmp_path / "bare.safetensors").exit_code == 0
+    assert (
+        "bare.safetensors, whose training is not recorded" in (tmp_path / "third" / "model" / "README.md").read_text()
+    )
     assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
 
 

@@ -80,6 +80,15 @@ def test_outside_the_image_a_crop_is_zero():
     assert far.eq(0).all()
 
 
+def test_a_crop_of_a_vast_box_needs_no_vast_memory():
+    """Averaged blocks may be far larger than the image; what lies outside it counts as 0."""
+    image = torch.full((1, 40, 60), 200.0)
+    box = torch.tensor([[-1e8, -1e8, 1e8, 1e8]])
+    crop = geometry.crop(image, geometry.box_to_crop(box, (16, 16)), (16, 16))
+    assert crop.shape == (1, 1, 16, 16)
+    assert 0 <= crop.min() <= crop.max() < 0.01
+
+
 def test_several_crops_come_in_order():
     image = ramp(60, 60)
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]])

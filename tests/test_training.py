@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from softgate_pose import COCO, LSP, MPII, PoseConfig
+from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import concatenate, read_lsp, read_lspet, read_mpii_json, read_people
@@ -204,6 +204,9 @@ def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
     lsp, mpii = read_lsp(lsp_folder[0], "train"), read_mpii_json(mpii_folder, "valid")
     with pytest.raises(ValueError, match=r"\['lsp', 'mpii'\]; use to_skeleton"):
         concatenate([lsp, mpii])
+    namesake = Skeleton("lsp", tuple(reversed(LSP.keypoints)))
+    with pytest.raises(ValueError, match="must have one skeleton"):
+        concatenate([lsp, lsp.to_skeleton(namesake)])
     together = concatenate([lsp.to_skeleton(MPII), mpii])
     assert len(together) == 9
     assert together.head_boxes[:6].isnan().all()

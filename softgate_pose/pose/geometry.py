@@ -198,8 +198,8 @@ def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
         shrink = 1 / _zoom(matrix)
         block = max(1, math.floor(shrink / 2))
         if block > 1:
-            part = F.pad(part, (0, -(x1 - x0) % block, 0, -(y1 - y0) % block))
-            part = F.avg_pool2d(part, block)
+            # a block that reaches past the part counts zeros there, as outside the image
+            part = F.avg_pool2d(part, block, ceil_mode=True, divisor_override=block**2)
             to_part = compose(_scaled_edges(1 / block), to_part)
         samples = max(1, math.ceil(shrink / block - 1e-6))
         to_samples = compose(_scaled_edges(samples), compose(matrix[None], invert(to_part)))
