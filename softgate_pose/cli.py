@@ -248,7 +248,8 @@ def evaluate(
 ) -> None:
     """Score a model on annotated people: PCKh@0.5 where head boxes are known, else PCK@0.2."""
     from softgate_pose import evaluation
-    from softgate_pose.people import concatenate, read_people
+    from softgate_pose.people import concatenate
+    from softgate_pose.readers import read_people
 
     if json_file is not None and not json_file.parent.is_dir():
         raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}.")

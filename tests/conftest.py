@@ -1,11 +1,15 @@
+import json
 import logging
 import os
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 from hub_server import serve
+from made_data import mpii_row, write_images
 from PIL import Image
+from scipy.io import savemat
 
 from softgate_pose import LSP, PoseConfig
 from softgate_pose.model.network import SoftGatePose
@@ -46,6 +50,41 @@ def photo():
     """A made image with structure in all directions."""
     gradient = Image.linear_gradient("L").resize((90, 70))
     return Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.ROTATE_180), gradient))
+
+
+@pytest.fixture
+def lsp_folder(tmp_path):
+    folder = tmp_path / "lsp"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    joints = np.concatenate([rng.uniform(5, 55, (2, 14, 6)), rng.integers(0, 2, (1, 14, 6))])
+    savemat(folder / "joints.mat", {"joints": joints})
+    write_images(folder / "images", [f"im{i:04d}.jpg" for i in range(1, 7)])
+    return folder, joints
+
+
+@pytest.fixture
+def lspet_folder(tmp_path):
+    folder = tmp_path / "lspet"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    joints = np.concatenate([rng.uniform(5, 55, (14, 2, 4)), np.ones((14, 1, 4))], axis=1)
+    joints[3, 2, 0] = 0
+    joints[3, :2, 0] = -1e6  # where nothing is labelled, coordinates mean nothing
+    joints[:, 2, 2] = 0
+    savemat(folder / "joints.mat", {"joints": joints})
+    write_images(folder / "images", [f"im{i:05d}.jpg" for i in range(1, 5)])
+    return folder, joints
+
+
+@pytest.fixture
+def mpii_folder(tmp_path):
+    folder = tmp_path / "mpii"
+    (folder / "annot").mkdir(parents=True)
+    rows = [mpii_row(), mpii_row(image="b.jpg", head_box=None), mpii_row(image="b.jpg", scale=0.3)]
+    (folder / "annot" / "valid.json").write_text(json.dumps(rows))
+    write_images(folder / "images", ["a.jpg", "b.jpg"])
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from scipy.io import loadmat
 
 from softgate_pose import create_model, list_pretrained, zoo
 from softgate_pose.evaluation import evaluate
-from softgate_pose.people import read_people
+from softgate_pose.readers import read_people
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the data sets are not here")

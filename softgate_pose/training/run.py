@@ -11,7 +11,8 @@ import torch
 
 from softgate_pose import evaluation
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.people import concatenate, read_people
+from softgate_pose.people import concatenate
+from softgate_pose.readers import read_people
 from softgate_pose.training.loop import Recipe, fit
 from softgate_pose.weights import save_pretrained
 
