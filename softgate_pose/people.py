@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softgate_pose.pose.skeleton import Skeleton
 
-__all__ = ["People", "concatenate"]
+__all__ = ["People", "concatenate", "missing_images"]
 
 _BETWEEN = {"pelvis": ("right_hip", "left_hip"), "thorax": ("right_shoulder", "left_shoulder")}
 """Keypoints that a skeleton may lack and that are taken as the middle of two others (paper, section 4)."""
@@ -88,3 +88,8 @@ def concatenate(groups: Sequence[People]) -> People:
             for column in ("keypoints", "labelled", "boxes", "head_boxes")
         ),
     )
+
+
+def missing_images(people: People) -> list[Path]:
+    """The image files, sorted, that these people need and that are not there."""
+    return sorted(image for image in set(people.images) if not image.is_file())

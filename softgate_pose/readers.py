@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from softgate_pose.people import People
@@ -20,6 +24,26 @@ __all__ = ["read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_people
 _MPII_PERSON = 200.0  # MPII's scale is the person's height over this many pixels
 _MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
 _JOINTS_MARGIN = 1.04  # box over the joints' extent: 1.25 times this is a crop of 1.3 times the extent
+_UNKNOWN = np.full(4, np.nan)
+
+_Floats = NDArray[np.float64]
+
+
+def read_people(source: str) -> People:
+    """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``.
+
+    Kinds are coco, lsp, lspet and mpii (the JSON layout).
+
+    Raises:
+        FileNotFoundError: If the folder lacks the annotations.
+        ValueError: If the source is not of that form, the annotations are not what the kind has, or
+            nobody is in them.
+    """
+    kind, _, rest = source.partition(":")
+    folder, _, split = rest.rpartition(":")
+    if kind not in _READERS or not folder or not split:
+        raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(_READERS)}; got {source!r}.")
+    return _READERS[kind](Path(folder), split)
 
 
 def read_lsp(root: Path, split: str) -> People:
@@ -27,14 +51,14 @@ def read_lsp(root: Path, split: str) -> People:
 
     Images 1 to 1,000 are ``train``, the rest ``test``. Every joint is labelled, hidden ones included.
     """
-    joints = _read_joints(root, (3, 14, None))  # x, y, hidden
-    rows = {"train": range(0, 1000), "test": range(1000, joints.shape[2])}
-    if split not in rows:
+    if split not in ("train", "test"):
         raise ValueError(f"LSP has the splits train and test, got {split!r}.")
-    chosen = [i for i in rows[split] if i < joints.shape[2]]
-    points = torch.from_numpy(joints[:2].transpose(2, 1, 0)[chosen].copy()) - 1
+    file = _find("LSP", root, "joints.mat")
+    joints = _matlab_array(file, "joints", (3, 14, None))  # x, y, hidden
+    rows = range(joints.shape[2])[:1000] if split == "train" else range(joints.shape[2])[1000:]
+    points = torch.from_numpy(joints[:2].transpose(2, 1, 0)[rows.start : rows.stop].copy()) - 1
     labelled = torch.ones(points.shape[:2], dtype=torch.bool)
-    return _people_of_joints(LSP, [root / f"images/im{i + 1:04d}.jpg" for i in chosen], points, labelled)
+    return _people_of_joints(file, split, [root / f"images/im{i + 1:04d}.jpg" for i in rows], points, labelled)
 
 
 def read_lspet(root: Path, split: str = "train") -> People:
@@ -44,79 +68,197 @@ def read_lspet(root: Path, split: str = "train") -> People:
     """
     if split != "train":
         raise ValueError(f"LSP-extended has the split train alone, got {split!r}.")
-    joints = _read_joints(root, (14, 3, None))  # x, y, labelled
+    file = _find("LSP-extended", root, "joints.mat")
+    joints = _matlab_array(file, "joints", (14, 3, None))  # x, y, labelled
     points = torch.from_numpy(joints[:, :2].transpose(2, 0, 1).copy()) - 1
     labelled = torch.from_numpy(joints[:, 2].T > 0)
     images = [root / f"images/im{i + 1:05d}.jpg" for i in range(len(points))]
-    return _people_of_joints(LSP, images, points, labelled)
+    return _people_of_joints(file, split, images, points, labelled)
+
+
+def _people_of_joints(file: Path, split: str, images: list[Path], points: Tensor, labelled: Tensor) -> People:
+    """People with LSP's joints whose box is the square round the labelled ones."""
+    broken = (labelled & ~points.isfinite().all(dim=-1)).nonzero().tolist()
+    if broken:
+        person, joint = broken[0]
+        x, y = points[person, joint].tolist()
+        raise ValueError(
+            f"{file}: {images[person].name} has its {LSP.keypoints[joint]} at ({x}, {y}); "
+            f"labelled joints must be finite."
+        )
+    rows = labelled.any(dim=1).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(f"{file} holds nobody with a labelled joint in the split {split}.")
+    points, labelled = points[rows], labelled[rows]
+    low = torch.where(labelled.unsqueeze(-1), points, torch.inf).amin(dim=1)
+    high = torch.where(labelled.unsqueeze(-1), points, -torch.inf).amax(dim=1)
+    half = (high - low).amax(dim=1, keepdim=True).clamp_min(1) * _JOINTS_MARGIN / 2
+    centre = (low + high) / 2
+    return People(
+        LSP,
+        tuple(images[i] for i in rows.tolist()),
+        torch.where(labelled.unsqueeze(-1), points, 0.0),
+        labelled,
+        torch.cat((centre - half, centre + half), dim=1),
+        torch.full((len(rows), 4), math.nan, dtype=torch.float64),
+    )
+
+
+@dataclass(frozen=True)
+class _MpiiPerson:
+    """A person as MPII annotates them, in 1-based pixels.
+
+    Attributes:
+        image: File.
+        centre: (2,) as (x, y).
+        scale: Height over 200 pixels.
+        joints: (16, 2) as (x, y), NaN where not labelled.
+        head_box: (4,) as (x1, y1, x2, y2), NaN where unknown.
+    """
+
+    image: Path
+    centre: _Floats
+    scale: float
+    joints: _Floats
+    head_box: _Floats
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.centre).all():
+            raise ValueError(f"its centre must be finite, got {self.centre.tolist()}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"its scale must be above 0, got {self.scale}")
+
+
+def _mpii_people(persons: Sequence[_MpiiPerson]) -> People:
+    """0-based, with boxes of 200 pixels times scale round the moved centre."""
+    centre = torch.from_numpy(np.stack([person.centre for person in persons])) - 1
+    scale = torch.tensor([person.scale for person in persons], dtype=torch.float64)
+    points = torch.from_numpy(np.stack([person.joints for person in persons])) - 1
+    head_boxes = torch.from_numpy(np.stack([person.head_box for person in persons])) - 1
+    labelled = points.isfinite().all(dim=-1)
+    centre[:, 1] += _MPII_SHIFT * scale
+    half = (_MPII_PERSON / 2 * scale).unsqueeze(1)
+    boxes = torch.cat((centre - half, centre + half), dim=1)
+    images = tuple(person.image for person in persons)
+    return People(MPII, images, torch.where(labelled.unsqueeze(-1), points, 0.0), labelled, boxes, head_boxes)
 
 
 def read_mpii_json(root: Path, split: str) -> People:
     """MPII in the JSON layout that HRNet and mmpose read: ``annot/<split>.json`` and ``images/``.
 
-    Coordinates in it are 1-based. ``head_box`` is optional.
+    Coordinates in it are 1-based. ``head_box`` is optional. People without centre and scale,
+    which the layout marks by -1, are left out.
     """
-    file = root / "annot" / f"{split}.json"
+    file = _find("MPII", root, f"annot/{split}.json")
     rows = _read_json(file)
-    if not rows:
-        raise ValueError(f"{file} holds no people.")
-    try:
-        centre = torch.tensor([row["center"] for row in rows], dtype=torch.float64) - 1
-        scale = torch.tensor([row["scale"] for row in rows], dtype=torch.float64)
-        points = torch.tensor([row["joints"] for row in rows], dtype=torch.float64) - 1
-        labelled = torch.tensor([row["joints_vis"] for row in rows]) > 0
-        unknown = [math.nan] * 4
-        head_boxes = torch.tensor([row.get("head_box") or unknown for row in rows], dtype=torch.float64) - 1
-        images = tuple(root / "images" / Path(row["image"]).name for row in rows)
-        if centre.shape != (len(rows), 2) or not bool((scale > 0).all() and centre.isfinite().all()):
-            raise ValueError("each center must be two numbers, and each scale above 0")
-        if labelled.shape != points.shape[:2] or not bool(points[labelled].isfinite().all()):
-            raise ValueError("joints_vis must have one value a joint, and labelled joints must be finite")
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not in MPII's JSON layout: {type(error).__name__} {error}.") from None
-    if points.shape[1:] != (len(MPII), 2):
-        raise ValueError(f"{file}: expected 16 joints (x, y) for each person, got {tuple(points.shape[1:])}.")
-    centre[:, 1] += _MPII_SHIFT * scale
-    half = (_MPII_PERSON / 2 * scale).unsqueeze(1)
-    boxes = torch.cat((centre - half, centre + half), dim=1)
-    return People(MPII, images, torch.where(labelled.unsqueeze(-1), points, 0.0), labelled, boxes, head_boxes)
+    if not isinstance(rows, list):
+        raise ValueError(f"{file} is not in MPII's JSON layout: expected a list of people, got {_kind(rows)}.")
+    persons: list[_MpiiPerson | None] = []
+    for i, row in enumerate(rows):
+        with _naming(f"{file} is not in MPII's JSON layout: person [{i}]"):
+            persons.append(_mpii_json_person(row, root / "images"))
+    found = [person for person in persons if person is not None]
+    if not found:
+        raise ValueError(f"{file} holds no people with centre and scale, of {len(rows)}.")
+    return _mpii_people(found)
+
+
+def _mpii_json_person(row: Any, folder: Path) -> _MpiiPerson | None:
+    """One row of the JSON; None if it has neither centre nor scale."""
+    image = _inside(folder, _field(row, "image"))
+    centre, scale = _numbers(row, "center", 2), float(_numbers(row, "scale"))
+    joints, labelled = _numbers(row, "joints", 16, 2), _numbers(row, "joints_vis", 16) > 0
+    head_box = _numbers(row, "head_box", 4) if row.get("head_box") else _UNKNOWN
+    if scale == -1 and (centre == -1).all():
+        return None
+    _check_joints(joints, labelled, MPII)
+    return _MpiiPerson(image, centre, scale, np.where(labelled[:, None], joints, np.nan), head_box)
 
 
 def read_coco(root: Path, split: str) -> People:
-    """COCO keypoints, of people or of anything: ``annotations/person_keypoints_<split>.json`` and ``<split>/``.
+    """COCO keypoints, of people or of anything.
 
-    The skeleton is the annotations' own: the one category with keypoints names them and their edges. A
-    keypoint of visibility 0 is not labelled; crowds, and annotations without any labelled keypoint, are
-    left out. Coordinates are taken as they are, 0-based; the box is the annotated one.
+    Annotations are ``annotations/person_keypoints_<split>.json``, else ``annotations/<split>.json``.
+    Images lie in ``<split>/`` or ``images/``, with the folders that their names have, or where those
+    names say from ``root`` on. The skeleton is the annotations' own: the one category with keypoints
+    names them and their edges. A keypoint of visibility 0 is not labelled; crowds, and annotations
+    without any labelled keypoint, are left out. Coordinates are taken as they are, 0-based; the box is
+    the annotated one.
     """
-    file = root / "annotations" / f"person_keypoints_{split}.json"
+    file = _find("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
+    layout = f"{file} is not in COCO's keypoints layout"
     data = _read_json(file)
-    try:
-        categories = [category for category in data["categories"] if category.get("keypoints")]
-        if len(categories) != 1:
-            raise ValueError(f"expected one category with keypoints, found {len(categories)}")
-        names = tuple(categories[0]["keypoints"])
-        edges = tuple((names[a - 1], names[b - 1]) for a, b in categories[0].get("skeleton", ()))
-        skeleton = COCO if names == COCO.keypoints else Skeleton(str(categories[0].get("name", "custom")), names, edges)
-        files = {image["id"]: root / split / Path(image["file_name"]).name for image in data["images"]}
-        rows = [
-            row
-            for row in data["annotations"]
-            if row["category_id"] == categories[0]["id"] and not row.get("iscrowd") and any(row["keypoints"][2::3])
-        ]
-        triples = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float64).view(-1, len(names), 3)
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).view(-1, 4)
-        images = tuple(files[row["image_id"]] for row in rows)
-        labelled = triples[..., 2] > 0
-        points = torch.where(labelled.unsqueeze(-1), triples[..., :2], 0.0)
-        if not bool(points.isfinite().all() and boxes.isfinite().all() and (boxes[:, 2:] > 0).all()):
-            raise ValueError("labelled keypoints and boxes must be finite, and boxes must have an area")
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not in COCO's keypoints layout: {type(error).__name__} {error}.") from None
-    if not rows:
+    with _naming(layout):
+        lists = {name: _list_field(data, name) for name in ("categories", "images", "annotations")}
+        category, skeleton = _coco_category(lists["categories"])
+        files = {_key(image, "id"): _field(image, "file_name") for image in lists["images"]}
+    rows = []
+    for i, annotation in enumerate(lists["annotations"]):
+        with _naming(f"{layout}: annotation [{i}]"):
+            if _key(annotation, "category_id") == category and not annotation.get("iscrowd"):
+                rows.append(_coco_person(annotation, skeleton, files))
+    people = [row for row in rows if row is not None]
+    if not people:
         raise ValueError(f"{file} holds nobody with a labelled keypoint.")
+    folder = _image_folder(root, split, people[0][0])
+    images = tuple(folder / name for name, _, _ in people)
+    triples = torch.from_numpy(np.stack([triple for _, triple, _ in people]))
+    boxes = torch.from_numpy(np.stack([box for _, _, box in people]))
     boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
+    labelled = triples[..., 2] > 0
+    points = torch.where(labelled.unsqueeze(-1), triples[..., :2], 0.0)
     return People(skeleton, images, points, labelled, boxes, torch.full_like(boxes, math.nan))
+
+
+def _coco_category(categories: list[Any]) -> tuple[Any, Skeleton]:
+    """The id of the one category with keypoints, and its skeleton."""
+    found = [category for category in categories if isinstance(category, dict) and category.get("keypoints")]
+    if len(found) != 1:
+        raise ValueError(f"expected one category with keypoints, found {len(found)}")
+    names = found[0]["keypoints"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"keypoints of a category must be a list of names, got {reprlib.repr(names)}")
+    pairs = found[0].get("skeleton") or []
+    numbers = range(1, len(names) + 1)
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(end in numbers for end in pair) for pair in pairs
+    ):
+        raise ValueError(
+            f"skeleton must be pairs of keypoints, counted from 1 to {len(names)}, got {reprlib.repr(pairs)}"
+        )
+    edges = tuple((names[int(a) - 1], names[int(b) - 1]) for a, b in pairs)
+    skeleton = Skeleton(str(found[0].get("name", "custom")), tuple(names), edges)
+    return _key(found[0], "id"), COCO if skeleton.keypoints == COCO.keypoints else skeleton
+
+
+def _coco_person(
+    annotation: dict[str, Any], skeleton: Skeleton, files: Mapping[Any, Any]
+) -> tuple[Path, _Floats, _Floats] | None:
+    """Image below its folder, keypoints (K, 3), and box as (x, y, width, height); None without labels."""
+    if not annotation.get("keypoints"):
+        return None
+    triples = _numbers(annotation, "keypoints", 3 * len(skeleton)).reshape(-1, 3)
+    labelled = triples[:, 2] > 0
+    if not labelled.any():
+        return None
+    _check_joints(triples[:, :2], labelled, skeleton)
+    box = _numbers(annotation, "bbox", 4)
+    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
+        raise ValueError(f"its bbox (x, y, width, height) must be finite and have an area, got {box.tolist()}")
+    image = _key(annotation, "image_id")
+    if image not in files:
+        raise ValueError(f"its image_id {image!r} is not among the images")
+    return _inside(Path(), files[image]), triples, box
+
+
+def _image_folder(root: Path, split: str, image: Path) -> Path:
+    """Of ``root/split``, ``root/images`` and ``root``: the first that holds the image, else that there is."""
+    folders = (root / split, root / "images", root)
+    existing = [folder for folder in folders[:2] if folder.is_dir()]
+    holding = [folder for folder in folders if (folder / image).is_file()]
+    if not holding and not existing:
+        raise FileNotFoundError(f"No COCO images: expected {folders[0]} or {folders[1]}; {_contents(root)}.")
+    return (holding or existing)[0]
 
 
 _READERS: dict[str, Callable[[Path, str], People]] = {
@@ -127,58 +269,126 @@ _READERS: dict[str, Callable[[Path, str], People]] = {
 }
 
 
-def read_people(source: str) -> People:
-    """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``; kinds are coco, lsp, lspet and mpii.
+def _find(kind: str, root: Path, *names: str) -> Path:
+    """The first of these files that lies in the folder."""
+    files = [root / name for name in names]
+    for file in files:
+        if file.is_file():
+            return file
+    parent = files[0].parent
+    raise FileNotFoundError(
+        f"No {kind} annotations: expected {' or '.join(map(str, files))}; "
+        f"{_contents(parent if parent.is_dir() else root)}."
+    )
 
-    Raises:
-        FileNotFoundError: If the folder lacks the annotations.
-        ValueError: If the source is not of that form, or the annotations are not what the kind has.
-    """
-    kind, _, rest = source.partition(":")
-    folder, _, split = rest.rpartition(":")
-    if kind not in _READERS or not folder or not split:
-        raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(_READERS)}; got {source!r}.")
-    return _READERS[kind](Path(folder), split)
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in words."""
+    if not folder.exists():
+        return f"there is no folder {folder}"
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    names = sorted(entry.name for entry in folder.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{folder} holds {', '.join(names[:8])}{more}" if names else f"{folder} is empty"
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """An image below its folder, with the folders in its name unless those lead out of it."""
+    path = Path(name) if isinstance(name, str) else Path()
+    if path.name in ("", ".."):
+        raise ValueError(f"expected the name of an image file, got {name!r}")
+    return folder / (path.name if path.anchor or ".." in path.parts else path)
 
 
 def _read_json(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(f"No annotations: expected {file}.")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
 
-def _read_joints(root: Path, shape: tuple[int | None, ...]) -> np.ndarray[Any, Any]:
+def _load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
+    """A variable of a MATLAB file; with ``structs`` as dictionaries, and arrays of structs as lists."""
     from scipy.io import loadmat  # slow to load, and only MATLAB files need it
 
-    file = root / "joints.mat"
-    if not file.is_file():
-        raise FileNotFoundError(f"No LSP annotations: expected {file}.")
     try:
-        joints: np.ndarray[Any, Any] = np.asarray(loadmat(file)["joints"], dtype=np.float64)
+        return loadmat(file, variable_names=[name], simplify_cells=structs)[name]
     except Exception as error:  # SciPy's reader raises many types on what is no MATLAB file
-        raise ValueError(f"{file} holds no MATLAB array 'joints': {type(error).__name__} {error}") from None
-    if joints.ndim != 3 or any(want not in (None, got) for want, got in zip(shape, joints.shape, strict=True)):
+        raise ValueError(f"{file} holds no MATLAB variable {name!r}: {type(error).__name__} {error}") from None
+
+
+def _matlab_array(file: Path, name: str, shape: tuple[int | None, ...]) -> _Floats:
+    """A numeric array of this shape, None for any size; the last axis is that of people."""
+    array = np.asarray(_load_matlab(file, name))
+    if array.ndim == len(shape) - 1:
+        array = array[..., None]  # MATLAB drops a last axis of one person
+    if not _fits(array.shape, shape) or array.dtype.kind not in "biuf":
         expected = ", ".join("N" if side is None else str(side) for side in shape)
-        raise ValueError(f"{file}: expected joints of shape ({expected}), got {joints.shape}.")
-    return joints
+        hint = ""
+        for other, kind, sides in (("LSP", "lsp", (3, 14, None)), ("LSP-extended", "lspet", (14, 3, None))):
+            if name == "joints" and sides != shape and _fits(array.shape, sides):
+                hint = f"; this looks like {other} (kind {kind})"
+        raise ValueError(
+            f"{file}: expected numbers of shape ({expected}) in {name!r}, got {array.dtype} {array.shape}{hint}."
+        )
+    return array.astype(np.float64)
 
 
-def _people_of_joints(skeleton: Skeleton, images: list[Path], points: Tensor, labelled: Tensor) -> People:
-    """People whose box is the square round their labelled joints."""
-    rows = labelled.any(dim=1).nonzero()[:, 0]
-    points, labelled = points[rows], labelled[rows]
-    low = torch.where(labelled.unsqueeze(-1), points, torch.inf).amin(dim=1)
-    high = torch.where(labelled.unsqueeze(-1), points, -torch.inf).amax(dim=1)
-    half = (high - low).amax(dim=1, keepdim=True).clamp_min(1) * _JOINTS_MARGIN / 2
-    centre = (low + high) / 2
-    return People(
-        skeleton,
-        tuple(images[i] for i in rows.tolist()),
-        torch.where(labelled.unsqueeze(-1), points, 0.0),
-        labelled,
-        torch.cat((centre - half, centre + half), dim=1),
-        torch.full((len(rows), 4), math.nan, dtype=torch.float64),
-    )
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(found) == len(shape) and all(want in (None, got) for want, got in zip(shape, found, strict=True))
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put before the message of a ValueError what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {str(error).removesuffix('.')}.") from None
+
+
+def _kind(value: Any) -> str:
+    return "a dictionary" if isinstance(value, dict) else f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def _field(row: Any, name: str) -> Any:
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a dictionary, got {_kind(row)}")
+    if name not in row:
+        raise ValueError(f"{name!r} is missing")
+    return row[name]
+
+
+def _key(row: Any, name: str) -> int | float | str:
+    value = _field(row, name)
+    if not isinstance(value, (int, float, str)):
+        raise ValueError(f"{name!r} must be a number or a text, got {_kind(value)}")
+    return value
+
+
+def _list_field(row: Any, name: str) -> list[Any]:
+    value = _field(row, name)
+    if not isinstance(value, list):
+        raise ValueError(f"{name!r} must be a list, got {_kind(value)}")
+    return value
+
+
+def _numbers(row: Any, name: str, *shape: int) -> _Floats:
+    """A field that must be numbers of this shape, which may be NaN."""
+    value = _field(row, name)
+    expected = f"{name!r} must be " + (f"numbers of shape {shape}" if shape else "a number")
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{expected}, got {reprlib.repr(value)}") from None
+    if found.dtype.kind not in "biuf" or found.shape != shape:
+        raise ValueError(f"{expected}, got {reprlib.repr(value)} of shape {found.shape}")
+    return found.astype(np.float64)
+
+
+def _check_joints(joints: _Floats, labelled: NDArray[np.bool_], skeleton: Skeleton) -> None:
+    """Raise on the first labelled joint of one person that is not finite."""
+    for k in np.flatnonzero(labelled & ~np.isfinite(joints).all(axis=1))[:1]:
+        x, y = joints[k].tolist()
+        raise ValueError(f"its {skeleton.keypoints[k]} is at ({x}, {y}); labelled joints must be finite")

@@ -42,6 +42,7 @@ def coco_data(**changes):
 
 def write_coco(folder, data):
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "train").mkdir(exist_ok=True)
     (folder / "annotations" / "person_keypoints_train.json").write_text(
         data if isinstance(data, str) else json.dumps(data)
     )

@@ -3,11 +3,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from made_data import coco_data, mpii_row, write_coco
+from made_data import (
+    coco_data,
+    mpii_row,
+    write_coco,
+    write_images,
+)
 from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton
-from softgate_pose.people import concatenate
+from softgate_pose.people import concatenate, missing_images
 from softgate_pose.readers import read_lsp, read_lspet, read_mpii_json, read_people
 
 
@@ -36,23 +41,87 @@ def test_coco_people_become_mpii_by_name(tmp_path):
     assert mpii.keypoints[0, MPII.keypoints.index("pelvis")].tolist() == [11.5, 23]
 
 
+def coco_row(**changes):
+    return {**coco_data()["annotations"][0], **changes}
+
+
+def dog(**changes):
+    return [{**coco_data()["categories"][1], **changes}]
+
+
 @pytest.mark.parametrize(
     ("data", "match"),
     [
         ("{", "is not JSON"),
-        ([], "not in COCO's keypoints layout"),
-        ({}, "KeyError 'categories'"),
+        ([], r"not in COCO's keypoints layout: expected a dictionary, got \[\]"),
+        ({}, "'categories' is missing"),
+        (coco_data(images={}), "'images' must be a list, got a dictionary"),
+        (coco_data(images=[{"id": 7}]), "'file_name' is missing"),
         (coco_data(categories=[]), "one category with keypoints, found 0"),
-        (coco_data(annotations=[]), "nobody with a labelled keypoint"),
-        (coco_data(images=[]), "not in COCO's keypoints layout"),
-        (coco_data(annotations=[{**coco_data()["annotations"][0], "keypoints": [1, 2, 2]}]), "not in COCO's"),
-        (coco_data(annotations=[{**coco_data()["annotations"][0], "bbox": [1, 2, 0, 4]}]), "must have an area"),
-        (coco_data(annotations=[{**coco_data()["annotations"][0], "bbox": [1, 2, 3]}]), "not in COCO's"),
+        (coco_data(categories=dog() + dog(id=4)), "one category with keypoints, found 2"),
+        (coco_data(categories=dog(keypoints="nose")), "must be a list of names, got 'nose'"),
+        (coco_data(categories=dog(keypoints=["nose", "nose"], skeleton=[])), "names 'nose' twice"),
+        (coco_data(categories=dog(skeleton=[[0, 1]])), r"counted from 1 to 5, got \[\[0, 1\]\]"),
+        (coco_data(categories=dog(skeleton=[1, 2])), "must be pairs of keypoints"),
+        (coco_data(annotations=[]), "train.json holds nobody with a labelled keypoint"),
+        (coco_data(annotations=[coco_row(keypoints=[0] * 15)]), "holds nobody with a labelled keypoint"),
+        (coco_data(annotations=[coco_row(), "b"]), r"annotation \[1\]: expected a dictionary, got 'b'"),
+        (coco_data(annotations=[coco_row(), {"id": 1}]), r"annotation \[1\]: 'category_id' is missing"),
+        (coco_data(annotations=[coco_row(), coco_row(image_id=8)]), r"annotation \[1\]: its image_id 8 is not among"),
+        (coco_data(images=[{"id": 7, "file_name": ".."}]), r"annotation \[0\]: expected the name of an image file"),
+        (coco_data(annotations=[coco_row(keypoints=[1, 2, 2])]), r"numbers of shape \(15,\), got .* of shape \(3,\)"),
+        (coco_data(annotations=[coco_row(keypoints=["1"] * 15)]), "'keypoints' must be numbers"),
+        (coco_data(annotations=[coco_row(keypoints=[float("nan"), 2, 2] * 5)]), r"its nose is at \(nan, 2.0\)"),
+        (coco_data(annotations=[coco_row(bbox=[1, 2, 0, 4])]), r"have an area, got \[1.0, 2.0, 0.0, 4.0\]"),
+        (coco_data(annotations=[coco_row(bbox=[1, 2, 3])]), r"'bbox' must be numbers of shape \(4,\)"),
     ],
 )
 def test_broken_coco_annotations(tmp_path, data, match):
     with pytest.raises(ValueError, match=match):
         read_people(write_coco(tmp_path, data))
+
+
+def test_coco_people_without_keypoints_need_no_more(tmp_path):
+    rows = [coco_row(), {"category_id": 3}, coco_row(keypoints=None), coco_row(keypoints=[0] * 15, bbox=[0, 0, 0, 0])]
+    assert len(read_people(write_coco(tmp_path, coco_data(annotations=rows)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "expected"),
+    [
+        ("train", "a.jpg", "train/a.jpg"),
+        ("images", "a.jpg", "images/a.jpg"),
+        ("images", "train/a.jpg", "images/train/a.jpg"),
+        ("train", "cam1/a.jpg", "train/cam1/a.jpg"),
+        (".", "train/a.jpg", "train/a.jpg"),
+        ("images", "../../a.jpg", "images/a.jpg"),
+        ("images", "/a.jpg", "images/a.jpg"),
+    ],
+)
+def test_coco_images_lie_where_people_put_them(tmp_path, folder, name, expected):
+    (tmp_path / "annotations").mkdir()
+    data = coco_data(images=[{"id": 7, "file_name": name}])
+    (tmp_path / "annotations" / "train.json").write_text(json.dumps(data))
+    image = tmp_path / expected
+    write_images(image.parent, [image.name])
+    people = read_people(f"coco:{tmp_path}:train")
+    assert people.images == (image,)
+    assert missing_images(people) == []
+    image.unlink()
+    (tmp_path / folder).mkdir(exist_ok=True)
+    assert [missing.name for missing in missing_images(read_people(f"coco:{tmp_path}:train"))] == ["a.jpg"]
+
+
+def test_coco_without_an_image_folder(tmp_path):
+    source = write_coco(tmp_path, coco_data())
+    (tmp_path / "train").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"expected .*/train or .*/images; .* holds annotations\."):
+        read_people(source)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"expected .*person_keypoints_val.json or .*/val.json; .*annotations holds person_keypoints_train.json",
+    ):
+        read_people(f"coco:{tmp_path}:val")
 
 
 def test_lsp_is_read_in_zero_based_pixels_with_hidden_joints_labelled(lsp_folder):
@@ -67,7 +136,45 @@ def test_lsp_is_read_in_zero_based_pixels_with_hidden_joints_labelled(lsp_folder
     box = people.boxes[0]
     assert ((box[:2] < low) & (box[2:] > high)).all()
     assert box[2] - box[0] == pytest.approx(float((high - low).max()) * 1.04)
-    assert len(read_lsp(folder, "test")) == 0
+    with pytest.raises(ValueError, match=r"joints.mat holds nobody with a labelled joint in the split test"):
+        read_lsp(folder, "test")
+
+
+def test_lsp_splits_after_a_thousand(tmp_path):
+    joints = np.random.default_rng(0).uniform(5, 55, (3, 14, 1003))
+    savemat(tmp_path / "joints.mat", {"joints": joints})
+    train, test = read_lsp(tmp_path, "train"), read_lsp(tmp_path, "test")
+    assert (len(train), len(test)) == (1000, 3)
+    assert (train.images[-1].name, test.images[0].name) == ("im1000.jpg", "im1001.jpg")
+    np.testing.assert_allclose(test.keypoints[0], joints[:2, :, 1000].T - 1)
+    assert len(missing_images(test)) == 3
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("lsp", (3, 14)), ("lspet", (14, 3))])
+def test_one_person_without_the_axis_that_matlab_drops(tmp_path, kind, shape):
+    savemat(tmp_path / "joints.mat", {"joints": np.arange(1.0, 43).reshape(shape)})
+    people = read_people(f"{kind}:{tmp_path}:train")
+    assert people.keypoints[0, 0].tolist() == ([0, 14] if kind == "lsp" else [0, 1])
+
+
+def test_broken_joints_are_named(lsp_folder, lspet_folder):
+    joints = lsp_folder[1]
+    joints[1, 10, 4] = np.nan
+    savemat(lsp_folder[0] / "joints.mat", {"joints": joints})
+    with pytest.raises(ValueError, match=r"joints.mat: im0005.jpg has its left_elbow at \(.*, nan\); labelled joints"):
+        read_lsp(lsp_folder[0], "train")
+    joints = lspet_folder[1]
+    joints[3, 0, 0] = np.nan  # not labelled
+    savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
+    assert len(read_lspet(lspet_folder[0])) == 3
+    joints[13, 0, 3] = np.inf
+    savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
+    with pytest.raises(ValueError, match=r"im00004.jpg has its head_top at \(inf"):
+        read_lspet(lspet_folder[0])
+    joints[:, 2] = 0
+    savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
+    with pytest.raises(ValueError, match="nobody with a labelled joint in the split train"):
+        read_lspet(lspet_folder[0])
 
 
 def test_lspet_leaves_out_what_is_not_labelled(lspet_folder):
@@ -135,17 +242,36 @@ def test_data_sources_have_three_parts(source):
         read_people(source)
 
 
-def test_data_that_are_not_there_or_not_what_was_named(tmp_path, lspet_folder):
-    with pytest.raises(FileNotFoundError, match=r"expected .*joints\.mat"):
+def test_data_that_are_not_there_or_not_what_was_named(tmp_path, lspet_folder, mpii_folder):
+    with pytest.raises(
+        FileNotFoundError, match=r"No LSP annotations: expected .*joints\.mat; there is no folder .*no\."
+    ):
         read_people(f"lsp:{tmp_path / 'no'}:train")
-    with pytest.raises(FileNotFoundError, match=r"expected .*valid\.json"):
-        read_people(f"mpii:{tmp_path}:valid")
-    with pytest.raises(ValueError, match=r"shape \(3, 14, N\), got \(14, 3, 4\)"):
+    with pytest.raises(FileNotFoundError, match=r"LSP-extended .*joints\.mat; .*mpii holds annot, images\."):
+        read_people(f"lspet:{mpii_folder}:train")
+    with pytest.raises(FileNotFoundError, match=r"expected .*test\.json; .*annot holds valid\.json\."):
+        read_people(f"mpii:{mpii_folder}:test")
+    with pytest.raises(FileNotFoundError, match=r"lspet holds images, joints.mat\."):
+        read_people(f"mpii:{lspet_folder[0]}:valid")
+    with pytest.raises(FileNotFoundError, match=r"joints.mat is no folder\."):
+        read_people(f"mpii:{lspet_folder[0] / 'joints.mat'}:valid")
+    write_images(tmp_path / "images", [f"im{i:02d}.jpg" for i in range(12)])
+    with pytest.raises(FileNotFoundError, match=r"images holds im00.jpg, .*, im07.jpg and 4 more\."):
+        read_people(f"lsp:{tmp_path / 'images'}:train")
+    with pytest.raises(
+        ValueError, match=r"\(3, 14, N\).* got float64 \(14, 3, 4\); this looks .*extended \(kind lspet\)"
+    ):
         read_people(f"lsp:{lspet_folder[0]}:train")
+    twin = lsp_twin(tmp_path)
+    with pytest.raises(ValueError, match=r"got .* \(3, 14, 2\); this looks like LSP \(kind lsp\)"):
+        read_people(f"lspet:{twin}:train")
     with pytest.raises(ValueError, match="train and test, got 'valid'"):
-        read_people(f"lsp:{lsp_twin(tmp_path)}:valid")
+        read_people(f"lsp:{twin}:valid")
+    savemat(tmp_path / "joints.mat", {"joints": np.ones((2, 14, 5))})
+    with pytest.raises(ValueError, match=r"got float64 \(2, 14, 5\)\."):
+        read_people(f"lsp:{tmp_path}:train")
     (tmp_path / "joints.mat").write_text("no matrix")
-    with pytest.raises(ValueError, match="no MATLAB array 'joints'"):
+    with pytest.raises(ValueError, match="no MATLAB variable 'joints'"):
         read_people(f"lsp:{tmp_path}:train")
     with pytest.raises(ValueError, match="split train alone"):
         read_people(f"lspet:{tmp_path}:test")
@@ -160,16 +286,25 @@ def lsp_twin(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        ([], "holds no people"),
-        ([{"image": "a.jpg"}], "not in MPII's JSON layout: KeyError 'center'"),
-        ([mpii_row(joints=[[1, 2]] * 14, joints_vis=[1] * 14)], r"expected 16 joints .* got \(14, 2\)"),
-        ([mpii_row(center="left")], "not in MPII's JSON layout"),
-        ([mpii_row(center=5)], "not in MPII's JSON layout"),
-        ([mpii_row(scale=-1)], "each scale above 0"),
-        ([mpii_row(scale=float("nan"))], "each scale above 0"),
-        ([mpii_row(joints_vis=[1] * 15)], "joints_vis must have one value a joint"),
-        ([mpii_row(joints=[[float("nan"), 1]] * 16)], "labelled joints must be finite"),
-        (["a"], "not in MPII's JSON layout"),
+        ([], "train.json holds no people with centre and scale, of 0"),
+        ([mpii_row(center=[-1, -1], scale=-1)], "holds no people with centre and scale, of 1"),
+        ({"images": []}, "expected a list of people, got a dictionary"),
+        (["a"], r"person \[0\]: expected a dictionary, got 'a'"),
+        ([mpii_row(), {"image": "a.jpg"}], r"not in MPII's JSON layout: person \[1\]: 'center' is missing"),
+        ([mpii_row(image=5)], "expected the name of an image file, got 5"),
+        ([mpii_row(image="..")], "expected the name of an image file, got '..'"),
+        ([mpii_row(joints=[[1, 2]] * 14)], r"'joints' must be numbers of shape \(16, 2\), .* of shape \(14, 2\)"),
+        ([mpii_row(joints=[[1, 2]] * 15 + [[1]])], r"'joints' must be numbers of shape \(16, 2\)"),
+        ([mpii_row(center="left")], r"'center' must be numbers of shape \(2,\), got 'left'"),
+        ([mpii_row(center=5)], "'center' must be numbers"),
+        ([mpii_row(center=[float("nan"), 1])], "centre must be finite"),
+        ([mpii_row(), mpii_row(scale=-1)], r"person \[1\]: its scale must be above 0, got -1.0"),
+        ([mpii_row(center=[-1, -1], scale=0)], "scale must be above 0, got 0.0"),
+        ([mpii_row(scale=float("nan"))], "scale must be above 0, got nan"),
+        ([mpii_row(scale=10**400)], "'scale' must be a number"),
+        ([mpii_row(joints_vis=[1] * 15)], r"'joints_vis' must be numbers of shape \(16,\)"),
+        ([mpii_row(joints=[[1, 2]] + [[float("nan"), 1]] * 15)], r"its right_knee is at \(nan, 1.0\)"),
+        ([mpii_row(head_box=[1, 2])], r"'head_box' must be numbers of shape \(4,\)"),
     ],
 )
 def test_broken_mpii_annotations(mpii_folder, rows, match):
@@ -178,6 +313,16 @@ def test_broken_mpii_annotations(mpii_folder, rows, match):
         read_people(f"mpii:{mpii_folder}:train")
 
 
-def test_image_names_cannot_leave_their_folder(mpii_folder):
-    (mpii_folder / "annot" / "train.json").write_text(json.dumps([mpii_row(image="../../secret.jpg")]))
-    assert read_people(f"mpii:{mpii_folder}:train").images[0].parent == mpii_folder / "images"
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("../../secret.jpg", "secret.jpg"),
+        ("a/../../secret.jpg", "secret.jpg"),
+        ("/etc/secret.jpg", "secret.jpg"),
+        ("day1/a.jpg", "day1/a.jpg"),
+        ("./a.jpg", "a.jpg"),
+    ],
+)
+def test_image_names_cannot_leave_their_folder(mpii_folder, name, kept):
+    (mpii_folder / "annot" / "train.json").write_text(json.dumps([mpii_row(image=name)]))
+    assert read_people(f"mpii:{mpii_folder}:train").images[0] == mpii_folder / "images" / kept
