@@ -7,7 +7,7 @@ import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,9 @@ def _mpii_people(persons: Sequence[_MpiiPerson]) -> People:
 def read_mpii_json(root: Path, split: str) -> People:
     """MPII in the JSON layout that HRNet and mmpose read: ``annot/<split>.json`` and ``images/``.
 
-    Coordinates in it are 1-based. ``head_box`` is optional. People without centre and scale,
-    which the layout marks by -1, are left out.
+    Coordinates in it are 1-based. Head boxes are the rows' ``head_box``, else those of
+    ``annot/gt_<split>.mat``, if that lies there. People without centre and scale, which the layout
+    marks by -1, are left out.
     """
     file = _find("MPII", root, f"annot/{split}.json")
     rows = _read_json(file)
@@ -157,6 +158,9 @@ def read_mpii_json(root: Path, split: str) -> People:
     for i, row in enumerate(rows):
         with _naming(f"{file} is not in MPII's JSON layout: person [{i}]"):
             persons.append(_mpii_json_person(row, root / "images"))
+    matlab = file.with_name(f"gt_{split}.mat")
+    if matlab.is_file() and any(person is not None and np.isnan(person.head_box).any() for person in persons):
+        persons = _with_head_boxes(persons, matlab, file)
     found = [person for person in persons if person is not None]
     if not found:
         raise ValueError(f"{file} holds no people with centre and scale, of {len(rows)}.")
@@ -173,6 +177,27 @@ def _mpii_json_person(row: Any, folder: Path) -> _MpiiPerson | None:
         return None
     _check_joints(joints, labelled, MPII)
     return _MpiiPerson(image, centre, scale, np.where(labelled[:, None], joints, np.nan), head_box)
+
+
+def _with_head_boxes(persons: list[_MpiiPerson | None], matlab: Path, file: Path) -> list[_MpiiPerson | None]:
+    """Fill in unknown head boxes from HRNet's evaluation file, which has the same people in the same order."""
+    boxes = _matlab_array(matlab, "headboxes_src", (2, 2, None)).transpose(2, 0, 1).reshape(-1, 4)
+    places = _matlab_array(matlab, "pos_gt_src", (16, 2, None)).transpose(2, 0, 1)
+    missing = _matlab_array(matlab, "jnt_missing", (16, None)).T > 0
+    remedy = f"Take both files from one release, or remove {matlab.name} to go without its head boxes"
+    if not len(boxes) == len(places) == len(missing) == len(persons):
+        counts = f"{len(boxes)} head boxes, {len(places)} positions and {len(missing)} rows of missing joints"
+        raise ValueError(f"{matlab} has {counts}, {file.name} has {len(persons)} people. {remedy}.")
+    filled: list[_MpiiPerson | None] = []
+    for i, person in enumerate(persons):
+        if person is not None:
+            both = np.isfinite(person.joints).all(axis=1) & ~missing[i]
+            if not (np.abs(person.joints - places[i])[both] <= 1).all():  # NaN is no agreement either
+                raise ValueError(f"{matlab} and {file.name} differ in the joints of person [{i}]. {remedy}.")
+            known = np.isfinite(person.head_box).all()
+            person = person if known else replace(person, head_box=boxes[i])
+        filled.append(person)
+    return filled
 
 
 def read_coco(root: Path, split: str) -> People:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 SIZE = (60, 80)
 
@@ -47,3 +48,13 @@ def write_coco(folder, data):
         data if isinstance(data, str) else json.dumps(data)
     )
     return f"coco:{folder}:train"
+
+
+def write_head_boxes(folder, rows, **changes):
+    """HRNet's ``gt_valid.mat`` of the rows of a JSON; all have the head box of ``mpii_row``."""
+    arrays = {
+        "headboxes_src": np.tile(np.array([[11.0, 11.0], [19.0, 17.0]])[..., None], len(rows)),
+        "pos_gt_src": np.array([row["joints"] for row in rows]).transpose(1, 2, 0),
+        "jnt_missing": 1 - np.array([row["joints_vis"] for row in rows]).T,
+    }
+    savemat(folder / "annot" / "gt_valid.mat", {**arrays, **changes})

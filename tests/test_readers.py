@@ -7,6 +7,7 @@ from made_data import (
     coco_data,
     mpii_row,
     write_coco,
+    write_head_boxes,
     write_images,
 )
 from scipy.io import savemat
@@ -198,6 +199,75 @@ def test_mpii_boxes_are_moved_down_and_everything_is_zero_based(mpii_folder):
     assert people.labelled[0].tolist() == [True] * 15 + [False]
     assert people.head_boxes[0].tolist() == [10, 10, 18, 16]
     assert people.head_boxes[1].isnan().all()
+
+
+@pytest.fixture
+def valid_rows(mpii_folder):
+    """Writes rows to valid.json."""
+
+    def write(*rows):
+        (mpii_folder / "annot" / "valid.json").write_text(json.dumps(rows))
+        return list(rows)
+
+    return write
+
+
+def test_head_boxes_come_from_the_evaluation_file(mpii_folder, valid_rows):
+    away = mpii_row(center=[-1, -1], scale=-1, head_box=None)
+    rows = valid_rows(mpii_row(head_box=None), away, mpii_row(image="b.jpg", head_box=[1, 2, 3, 4]))
+    assert read_mpii_json(mpii_folder, "valid").head_boxes[0].isnan().all()
+    write_head_boxes(mpii_folder, rows)
+    people = read_mpii_json(mpii_folder, "valid")
+    assert [image.name for image in people.images] == ["a.jpg", "b.jpg"]
+    assert people.head_boxes.tolist() == [[10, 10, 18, 16], [0, 1, 2, 3]]
+    (mpii_folder / "annot" / "train.json").write_text(json.dumps(rows))
+    assert read_mpii_json(mpii_folder, "train").head_boxes[0].isnan().all()  # gt_valid.mat is of another split
+
+
+def test_people_left_out_keep_their_place_in_the_evaluation_file(mpii_folder, valid_rows):
+    rows = valid_rows(mpii_row(center=[-1, -1], scale=-1, head_box=None), mpii_row(image="b.jpg", head_box=None))
+    boxes = np.array([[[1, 11], [1, 11]], [[5, 19], [5, 17]]])
+    write_head_boxes(mpii_folder, rows, headboxes_src=boxes)
+    assert read_mpii_json(mpii_folder, "valid").head_boxes.tolist() == [[10, 10, 18, 16]]
+
+
+def test_an_evaluation_file_of_one_person(mpii_folder, valid_rows):
+    rows = valid_rows(mpii_row(head_box=None))
+    write_head_boxes(
+        mpii_folder, rows, headboxes_src=np.array([[1, 2], [3, 5]]), pos_gt_src=np.array(rows[0]["joints"])
+    )
+    assert read_mpii_json(mpii_folder, "valid").head_boxes.tolist() == [[0, 1, 2, 4]]
+
+
+def test_an_evaluation_file_of_other_people(mpii_folder, valid_rows):
+    rows = valid_rows(mpii_row(head_box=None), mpii_row(head_box=None))
+    write_head_boxes(mpii_folder, rows[:1])
+    with pytest.raises(ValueError, match=r"gt_valid.mat has 1 head boxes, .* valid.json has 2 people. Take both"):
+        read_mpii_json(mpii_folder, "valid")
+    places = np.array([row["joints"] for row in rows]).transpose(1, 2, 0)
+    places[15] += 50  # not labelled
+    places[3, 0, 1] += 0.9
+    write_head_boxes(mpii_folder, rows, pos_gt_src=places)
+    assert read_mpii_json(mpii_folder, "valid").head_boxes.isfinite().all()
+    missing = np.zeros((16, 2))
+    missing[[4, 15]] = 1
+    places[4] = 0  # missing there alone
+    write_head_boxes(mpii_folder, rows, pos_gt_src=places, jnt_missing=missing)
+    assert read_mpii_json(mpii_folder, "valid").head_boxes.isfinite().all()
+    places[4] = np.array([row["joints"][4] for row in rows]).T
+    places[3, 0, 1] += 0.2
+    write_head_boxes(mpii_folder, rows, pos_gt_src=places)
+    with pytest.raises(ValueError, match=r"differ in the joints of person \[1\]. Take both files from one release"):
+        read_mpii_json(mpii_folder, "valid")
+    places[3, 0, 1] = np.nan
+    write_head_boxes(mpii_folder, rows, pos_gt_src=places)
+    with pytest.raises(ValueError, match=r"differ in the joints of person \[1\]"):
+        read_mpii_json(mpii_folder, "valid")
+    write_head_boxes(mpii_folder, rows, jnt_missing=np.zeros((14, 2)))
+    with pytest.raises(
+        ValueError, match=r"expected numbers of shape \(16, N\) in 'jnt_missing', got float64 \(14, 2\)\."
+    ):
+        read_mpii_json(mpii_folder, "valid")
 
 
 def test_lsp_becomes_mpii_with_pelvis_and_thorax_between(lspet_folder):

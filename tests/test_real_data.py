@@ -1,5 +1,7 @@
 """The readers on the real data sets, where they lie beside the project."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,21 @@ def test_mpii_json_and_matlab_file_are_the_same_people():
     np.testing.assert_allclose(
         people.head_boxes, matlab["headboxes_src"].transpose(2, 0, 1).reshape(-1, 4) - 1, atol=1e-3
     )
+
+
+def test_head_boxes_of_the_matlab_file_are_those_of_the_json(tmp_path):
+    source = DATA / "mpii_sports" / "annot"
+    (tmp_path / "annot").mkdir()
+    rows = json.loads((source / "valid.json").read_text())
+    bare = [{key: value for key, value in row.items() if key != "head_box"} for row in rows]
+    (tmp_path / "annot" / "valid.json").write_text(json.dumps(bare))
+    assert read_people(f"mpii:{tmp_path}:valid").head_boxes.isnan().all()
+    shutil.copy(source / "gt_valid.mat", tmp_path / "annot")
+    found = read_people(f"mpii:{tmp_path}:valid").head_boxes
+    np.testing.assert_allclose(found, read_people(f"mpii:{source.parent}:valid").head_boxes, atol=1e-3)
+    (tmp_path / "annot" / "valid.json").write_text(json.dumps(bare[::-1]))
+    with pytest.raises(ValueError, match=r"differ in the joints of person \[0\]"):
+        read_people(f"mpii:{tmp_path}:valid")
 
 
 @pytest.mark.parametrize("name", list_pretrained())
