@@ -19,10 +19,11 @@ from torch import Tensor
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
 
-__all__ = ["read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_people"]
+__all__ = ["read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_mpii_mat", "read_people"]
 
 _MPII_PERSON = 200.0  # MPII's scale is the person's height over this many pixels
 _MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
+_MPII_RELEASE = "mpii_human_pose_v1_u12_1.mat"
 _JOINTS_MARGIN = 1.04  # box over the joints' extent: 1.25 times this is a crop of 1.3 times the extent
 _UNKNOWN = np.full(4, np.nan)
 
@@ -32,7 +33,7 @@ _Floats = NDArray[np.float64]
 def read_people(source: str) -> People:
     """The people of ``KIND:FOLDER:SPLIT``, such as ``lsp:data/lsp:test``.
 
-    Kinds are coco, lsp, lspet and mpii (the JSON layout).
+    Kinds are coco, lsp, lspet, mpii (the JSON layout) and mpii-mat (the official release).
 
     Raises:
         FileNotFoundError: If the folder lacks the annotations.
@@ -200,6 +201,66 @@ def _with_head_boxes(persons: list[_MpiiPerson | None], matlab: Path, file: Path
     return filled
 
 
+def read_mpii_mat(root: Path, split: str = "train") -> People:
+    """MPII's official release: ``mpii_human_pose_v1_u12_1.mat`` and ``images/``.
+
+    The file lies in ``root`` or in ``root/mpii_human_pose_v1_u12_2``, as it is unpacked. Its split
+    ``train`` is all people on training images who have joints, scale and position, those of the JSON
+    layout's ``valid`` among them; the joints of test images are not published. A joint that is given is
+    labelled, hidden or not. Coordinates in it are 1-based.
+
+    Source: Andriluka et al., CVPR 2014; the release's README.
+    """
+    if split != "train":
+        raise ValueError(
+            f"MPII's official release has the split train alone, got {split!r}. The train and validation lists that "
+            f"publications use are in its JSON layout: mpii:FOLDER:train and mpii:FOLDER:valid."
+        )
+    file = _find("MPII", root, _MPII_RELEASE, f"mpii_human_pose_v1_u12_2/{_MPII_RELEASE}")
+    persons = []
+    for i, entry in _mpii_training_images(file):
+        for j, rect in enumerate(_listed(_part(entry, "annorect"))):
+            with _naming(f"{file} is not as MPII's release: annolist [{i}], annorect [{j}]"):
+                person = _mpii_mat_person(entry, rect, root / "images")
+            if person is not None:
+                persons.append(person)
+    if not persons:
+        raise ValueError(f"{file} holds no people with joints, scale and objpos on training images.")
+    return _mpii_people(persons)
+
+
+def _mpii_training_images(file: Path) -> list[tuple[int, Any]]:
+    """The entries of annolist for training, with their indices in it."""
+    release = _load_matlab(file, "RELEASE", structs=True)
+    images, training = _listed(_part(release, "annolist")), np.atleast_1d(_part(release, "img_train"))
+    if not images or training.shape != (len(images),):
+        raise ValueError(
+            f"{file} is not as MPII's release: expected RELEASE with annolist and one img_train for each of its "
+            f"images, got {len(images)} images and img_train of shape {training.shape}."
+        )
+    return [(i, images[i]) for i, is_training in enumerate(training.tolist()) if is_training == 1]
+
+
+def _mpii_mat_person(entry: Any, rect: Any, folder: Path) -> _MpiiPerson | None:
+    """One annorect; None if it lacks joints, scale or position, as many do that are not the subject."""
+    objpos = _part(rect, "objpos")
+    scale, x, y = _scalar(rect, "scale"), _scalar(objpos, "x"), _scalar(objpos, "y")
+    joints, labelled = np.full((16, 2), np.nan), np.zeros(16, dtype=bool)
+    for point in _listed(_part(_part(rect, "annopoints"), "point")):
+        joint, place = _scalar(point, "id"), (_scalar(point, "x"), _scalar(point, "y"))
+        if joint is None or joint not in range(16):
+            raise ValueError(f"the id of a point must be 0 to 15, got {joint}")
+        if None not in place:
+            joints[int(joint)], labelled[int(joint)] = place, True
+    if scale is None or x is None or y is None or not labelled.any():
+        return None
+    _check_joints(joints, labelled, MPII)
+    corners = [_scalar(rect, name) for name in ("x1", "y1", "x2", "y2")]
+    head_box = _UNKNOWN if None in corners else np.array(corners, dtype=np.float64)
+    image = _inside(folder, _part(_part(entry, "image"), "name"))
+    return _MpiiPerson(image, np.array([x, y]), scale, joints, head_box)
+
+
 def read_coco(root: Path, split: str) -> People:
     """COCO keypoints, of people or of anything.
 
@@ -291,6 +352,7 @@ _READERS: dict[str, Callable[[Path, str], People]] = {
     "lsp": read_lsp,
     "lspet": read_lspet,
     "mpii": read_mpii_json,
+    "mpii-mat": read_mpii_mat,
 }
 
 
@@ -417,3 +479,24 @@ def _check_joints(joints: _Floats, labelled: NDArray[np.bool_], skeleton: Skelet
     for k in np.flatnonzero(labelled & ~np.isfinite(joints).all(axis=1))[:1]:
         x, y = joints[k].tolist()
         raise ValueError(f"its {skeleton.keypoints[k]} is at ({x}, {y}); labelled joints must be finite")
+
+
+def _part(struct: Any, name: str) -> Any:
+    """A field of a MATLAB struct; None for one that is empty or not there, or of no struct."""
+    value = struct.get(name) if isinstance(struct, dict) else None
+    return None if isinstance(value, np.ndarray) and not value.size else value
+
+
+def _listed(value: Any) -> list[Any]:
+    """The structs of a MATLAB struct array, which is a struct itself where it has one."""
+    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+
+
+def _scalar(struct: Any, name: str) -> float | None:
+    """A number in a MATLAB struct; None for one that is empty or not there."""
+    value = _part(struct, name)
+    if value is None:
+        return None
+    if np.ndim(value) or isinstance(value, (str, dict)):
+        raise ValueError(f"{name} must be a number, got {_kind(value)}")
+    return float(value)

@@ -50,6 +50,41 @@ def write_coco(folder, data):
     return f"coco:{folder}:train"
 
 
+def struct_array(*rows):
+    """A MATLAB struct array (1, N); a field that a row lacks is empty, as MATLAB makes it."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    array = np.empty((1, len(rows)), dtype=[(name, object) for name in names])
+    for i, row in enumerate(rows):
+        for name in names:
+            array[0, i][name] = row.get(name, np.zeros((0, 0)))
+    return array
+
+
+def mpii_points(*ids, **fields):
+    """Points (10 + 2 * id, 12 + 2 * id), as in ``mpii_row``."""
+    return {"point": struct_array(*({"x": 10.0 + 2 * k, "y": 12.0 + 2 * k, "id": k, **fields} for k in ids))}
+
+
+def mpii_rect(**changes):
+    """One annorect: the same person as in ``mpii_row``."""
+    rect = {"x1": 11, "y1": 11, "x2": 19, "y2": 17, "annopoints": mpii_points(*range(15)), "scale": 0.2}
+    rect = {**rect, "objpos": {"x": 31, "y": 26}, **changes}
+    return {name: value for name, value in rect.items() if value is not None}
+
+
+def write_release(file, *entries, img_train=None):
+    """MPII's official release; each entry is an image's name and its annorect, or None to have none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"image": {"name": name}} | ({} if rect is None else {"annorect": rect}) for name, rect in entries]
+    train = np.array([[1] * len(rows) if img_train is None else img_train], dtype=np.uint8)
+    act = struct_array(*({"act_name": "x", "cat_name": "y", "act_id": i} for i in range(len(rows))))
+    cells = np.empty((len(rows), 1), dtype=object)
+    cells[:, 0] = [np.ones((1, 1))] * len(rows)
+    savemat(
+        file, {"RELEASE": {"annolist": struct_array(*rows), "img_train": train, "single_person": cells, "act": act}}
+    )
+
+
 def write_head_boxes(folder, rows, **changes):
     """HRNet's ``gt_valid.mat`` of the rows of a JSON; all have the head box of ``mpii_row``."""
     arrays = {

@@ -5,16 +5,20 @@ import pytest
 import torch
 from made_data import (
     coco_data,
+    mpii_points,
+    mpii_rect,
     mpii_row,
+    struct_array,
     write_coco,
     write_head_boxes,
     write_images,
+    write_release,
 )
 from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton
 from softgate_pose.people import concatenate, missing_images
-from softgate_pose.readers import read_lsp, read_lspet, read_mpii_json, read_people
+from softgate_pose.readers import read_lsp, read_lspet, read_mpii_json, read_mpii_mat, read_people
 
 
 def test_coco_brings_its_own_skeleton(tmp_path):
@@ -270,6 +274,88 @@ def test_an_evaluation_file_of_other_people(mpii_folder, valid_rows):
         read_mpii_json(mpii_folder, "valid")
 
 
+MPII_FILE = "mpii_human_pose_v1_u12_1.mat"
+
+
+@pytest.mark.parametrize("folder", [".", "mpii_human_pose_v1_u12_2"])
+def test_the_official_release_gives_the_same_people_as_the_json(tmp_path, mpii_folder, folder):
+    write_release(tmp_path / folder / MPII_FILE, ("a.jpg", struct_array(mpii_rect())), ("b.jpg", None))
+    people, expected = read_people(f"mpii-mat:{tmp_path}:train"), read_mpii_json(mpii_folder, "valid").select([0])
+    assert people.skeleton is MPII
+    assert people.images == (tmp_path / "images" / "a.jpg",)
+    for column in ("keypoints", "labelled", "boxes", "head_boxes"):
+        torch.testing.assert_close(getattr(people, column), getattr(expected, column))
+
+
+def test_the_official_release_with_all_that_is_odd_in_it(tmp_path):
+    def hidden(value):
+        return mpii_rect(annopoints=mpii_points(8, 9, is_visible=value))
+
+    empty = np.zeros((0, 0))
+    entries = [
+        ("several.jpg", struct_array(mpii_rect(), mpii_rect(scale=0.4), mpii_rect(annopoints=None))),
+        ("person.jpg", mpii_rect(annopoints=mpii_points(9))),  # one person, one point: no arrays
+        ("text.jpg", struct_array(hidden("0"), hidden("1"))),
+        ("number.jpg", struct_array(hidden(0), hidden(np.uint8(1)), hidden(empty))),
+        ("no_annorect.jpg", None),
+        ("empty_annorect.jpg", empty),
+        ("only_a_box.jpg", struct_array({"x1": 1, "y1": 1, "x2": 2, "y2": 2}, {"x1": 3, "y1": 3, "x2": 4, "y2": 4})),
+        ("no_points.jpg", struct_array(mpii_rect(annopoints=empty), mpii_rect(annopoints={"point": empty}))),
+        ("no_scale.jpg", mpii_rect(scale=None)),
+        ("no_place.jpg", struct_array(mpii_rect(objpos=empty), mpii_rect(objpos=None))),
+        ("no_head.jpg", struct_array(mpii_rect(x1=None), mpii_rect(y2=empty))),
+        ("half_a_point.jpg", mpii_rect(annopoints={"point": struct_array({"x": 5, "y": 6, "id": 0}, {"id": 1})})),
+        ("test.jpg", struct_array({"scale": 1.0, "objpos": {"x": 1, "y": 1}})),
+    ]
+    write_release(tmp_path / MPII_FILE, *entries, img_train=[1] * 12 + [0])
+    people = read_mpii_mat(tmp_path)
+    names = [image.stem for image in people.images]
+    assert names == ["several"] * 2 + ["person"] + ["text"] * 2 + ["number"] * 3 + ["no_head"] * 2 + ["half_a_point"]
+    assert people.labelled.sum(1).tolist() == [15, 15, 1, 2, 2, 2, 2, 2, 15, 15, 1]
+    assert people.keypoints[2, 9].tolist() == [10 + 18 - 1, 12 + 18 - 1]
+    assert people.keypoints[-1, 0].tolist() == [4, 5]
+    assert people.head_boxes.isnan().any(1).tolist() == [False] * 8 + [True] * 2 + [False]
+    assert people.head_boxes[8:10].isnan().all()
+    assert people.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("rect", "match"),
+    [
+        (mpii_rect(scale=0), r"annolist \[1\], annorect \[1\]: its scale must be above 0, got 0"),
+        (mpii_rect(scale=np.nan), "its scale must be above 0, got nan"),
+        (mpii_rect(scale="big"), "scale must be a number, got 'big'"),
+        (mpii_rect(objpos={"x": np.inf, "y": 1}), "its centre must be finite"),
+        (mpii_rect(annopoints=mpii_points(2, 3, x=np.nan)), r"its right_hip is at \(nan, 16.0\); labelled joints"),
+        (mpii_rect(annopoints=mpii_points(16)), "the id of a point must be 0 to 15, got 16"),
+        (mpii_rect(annopoints=mpii_points(0, id=np.zeros((0, 0)))), "must be 0 to 15, got None"),
+    ],
+)
+def test_a_broken_official_release(tmp_path, rect, match):
+    write_release(tmp_path / MPII_FILE, ("a.jpg", None), ("b.jpg", struct_array(mpii_rect(), rect)))
+    with pytest.raises(ValueError, match=match):
+        read_people(f"mpii-mat:{tmp_path}:train")
+
+
+def test_an_official_release_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"split train alone, got 'valid'. .* mpii:FOLDER:train and mpii:FOLDER:valid"):
+        read_people(f"mpii-mat:{tmp_path}:valid")
+    with pytest.raises(FileNotFoundError, match=rf"{MPII_FILE} or .*_u12_2/{MPII_FILE}; .* is empty"):
+        read_people(f"mpii-mat:{tmp_path}:train")
+    write_release(tmp_path / MPII_FILE, ("a.jpg", mpii_rect()), img_train=[0])
+    with pytest.raises(ValueError, match="no people with joints, scale and objpos on training images"):
+        read_people(f"mpii-mat:{tmp_path}:train")
+    write_release(tmp_path / MPII_FILE, ("a.jpg", mpii_rect()), img_train=[1, 1])
+    with pytest.raises(ValueError, match=r"got 1 images and img_train of shape \(2,\)"):
+        read_people(f"mpii-mat:{tmp_path}:train")
+    savemat(tmp_path / MPII_FILE, {"RELEASE": 5})
+    with pytest.raises(ValueError, match="expected RELEASE with annolist"):
+        read_people(f"mpii-mat:{tmp_path}:train")
+    savemat(tmp_path / MPII_FILE, {"annotations": 5})
+    with pytest.raises(ValueError, match="no MATLAB variable 'RELEASE'"):
+        read_people(f"mpii-mat:{tmp_path}:train")
+
+
 def test_lsp_becomes_mpii_with_pelvis_and_thorax_between(lspet_folder):
     people = read_lspet(lspet_folder[0]).to_skeleton(MPII)
 
@@ -308,7 +394,7 @@ def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
 
 @pytest.mark.parametrize("source", ["", "lsp", "lsp:folder", "voc:folder:train", ":x:y"])
 def test_data_sources_have_three_parts(source):
-    with pytest.raises(ValueError, match="KIND:FOLDER:SPLIT with KIND one of coco, lsp, lspet, mpii"):
+    with pytest.raises(ValueError, match="KIND:FOLDER:SPLIT with KIND one of coco, lsp, lspet, mpii, mpii-mat"):
         read_people(source)
 
 
