@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,32 +17,38 @@ from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import BOX_SCALE, predict_crops
 
-__all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "predict_people", "score_keypoints"]
+__all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "person_errors", "predict_people", "score_keypoints"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A table of percentages by part, under a named protocol.
+    """A table of percentages under a named protocol.
 
     Attributes:
-        protocol: ``PCKh@0.5`` where head boxes are known, else ``PCK@0.2``.
-        table: Part to percent.
-        mean_fine: The mean PCKh at a threshold of 0.1, printed as ``mean@0.1``; None for PCK.
+        protocol: Its short name: ``PCKh@0.5``, ``PCK@0.2`` or ``PCK@0.1 of the box``.
+        definition: What exactly that counts, as variants of each name differ.
+        table: Part, or keypoint of a skeleton that is no full body, to percent; what has no labels is not in it.
+        mean_fine: The mean PCKh at a threshold of 0.1, printed as ``mean@0.1``; None for other protocols.
         people: People scored.
-        left_out: People without a labelled keypoint, or without a head box or torso.
+        left_out: People without a labelled keypoint, or without the length that the protocol measures by.
     """
 
     protocol: str
+    definition: str
     table: dict[str, float]
     mean_fine: float | None
     people: int
     left_out: int
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The table, and ``mean@0.1`` where there is one, to two decimals."""
+        fine = {} if self.mean_fine is None else {"mean@0.1": self.mean_fine}
+        return {part: round(value, 2) for part, value in {**self.table, **fine}.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        figures = {part: round(value, 2) for part, value in self.table.items()}
-        if self.mean_fine is not None:
-            figures["mean@0.1"] = round(self.mean_fine, 2)
-        return {"protocol": self.protocol, "people": self.people, "left_out": self.left_out, **figures}
+        """Plain values, for JSON: protocol, people, left_out and each figure."""
+        return {"protocol": self.protocol, "people": self.people, "left_out": self.left_out, **self.figures}
 
 
 def evaluate(
@@ -71,20 +78,72 @@ def evaluate(
 def score_keypoints(keypoints: Tensor, people: People) -> Evaluation:
     """Score keypoints (N, K, 2), in image pixels and in the order of the people's own skeleton.
 
-    Data with head boxes are scored as PCKh@0.5, others as PCK@0.2 of the torso.
+    Data with head boxes are scored as PCKh@0.5; others with a torso, left shoulder to right hip, as
+    PCK@0.2; what has neither as PCK@0.1 of the longer side of each person's box.
+
+    Raises:
+        ValueError: If the shapes do not agree.
     """
-    by_head = bool(people.head_boxes.isfinite().all(dim=1).any())
-    if by_head:
-        lengths = metrics.head_sizes(people.head_boxes).nan_to_num(0)
-    else:
-        lengths = metrics.torso_sizes(people.keypoints, people.labelled, people.skeleton)
-    distances = metrics.normalized_distances(keypoints, people.keypoints, people.labelled, lengths)
+    protocol = _protocol_of(people)
+    names, distances = people.skeleton.keypoints, _distances(keypoints, people, protocol)
+    result = metrics.pck(distances, names, protocol.threshold)
+    fine = protocol.table(metrics.pck(distances, names, 0.1)).get("mean") if protocol.has_fine else None
+    return Evaluation(protocol.name, protocol.definition, protocol.table(result), fine, result.people, result.left_out)
+
+
+def person_errors(keypoints: Tensor, people: People) -> Tensor:
+    """How far each person's keypoints are off: what finds the worst people.
+
+    Args:
+        keypoints: (N, K, 2), as for ``score_keypoints``.
+        people: Whom they were predicted for.
+
+    Returns:
+        (N,) float64: the mean over the labelled keypoints of the distance, in units of the length that
+        ``score_keypoints`` measures by; infinite where a keypoint is missing, NaN for who is not scored.
+    """
+    return _distances(keypoints, people, _protocol_of(people)).nanmean(dim=1)
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    name: str
+    definition: str
+    threshold: float
+    lengths: Tensor
+    """(N,) in image pixels, 0 where a person has none."""
+    table: Callable[[metrics.PckResult], dict[str, float]]
+    has_fine: bool = False
+
+
+def _protocol_of(people: People) -> _Protocol:
     names = people.skeleton.keypoints
-    result = metrics.pck(distances, names, 0.5 if by_head else 0.2)
-    if not by_head:
-        return Evaluation("PCK@0.2", metrics.pck_table(result), None, result.people, result.left_out)
-    fine = metrics.pckh_table(metrics.pck(distances, names, 0.1))["mean"]
-    return Evaluation("PCKh@0.5", metrics.pckh_table(result), fine, result.people, result.left_out)
+    masked = [name for name in names if name not in metrics.mean_keypoints(names)]
+    mean = "the mean is weighted by labels" + (f", without {' and '.join(masked)}" if masked else "")
+
+    heads = metrics.head_sizes(people.head_boxes)
+    if (heads > 0).any():
+        definition = (
+            "distance <= 0.5 of the head size, which is 0.6 of the head box's diagonal; "
+            f"{mean}, as in HRNet's evaluation; mean@0.1 is the same at 0.1"
+        )
+        return _Protocol("PCKh@0.5", definition, 0.5, heads, metrics.pckh_table, has_fine=True)
+
+    if len(people.skeleton.indices(metrics.TORSO)) == len(metrics.TORSO):
+        torsos = metrics.torso_sizes(people.keypoints, people.labelled, people.skeleton)
+        if (torsos > 0).any():
+            definition = (
+                "distance <= 0.2 of the torso, left shoulder to right hip, left and right as the person's own; "
+                f"{mean}, as on LSP"
+            )
+            return _Protocol("PCK@0.2", definition, 0.2, torsos, metrics.pck_table)
+
+    definition = f"distance <= 0.1 of the longer side of the person's box; {mean}"
+    return _Protocol("PCK@0.1 of the box", definition, 0.1, metrics.box_sizes(people.boxes), metrics.pck_table)
+
+
+def _distances(keypoints: Tensor, people: People, protocol: _Protocol) -> Tensor:
+    return metrics.normalized_distances(keypoints, people.keypoints, people.labelled, protocol.lengths)
 
 
 def predict_people(

@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from softgate_pose import LSP, MPII, predict
-from softgate_pose.evaluation import evaluate, mean_pose_keypoints, predict_people, score_keypoints
+from softgate_pose import COCO, LSP, MPII, Skeleton, predict
+from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, predict_people, score_keypoints
 from softgate_pose.people import People
+
+PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
 
 
 def people_of(skeleton, count, folder=None, *, seed=0, **columns):
@@ -39,6 +41,89 @@ def test_perfect_predictions_score_full_marks():
     result = score_keypoints(mpii.keypoints, mpii)
     assert (result.protocol, result.table["mean"], result.mean_fine) == ("PCKh@0.5", 100, 100)
     assert (result.people, result.left_out) == (2, 1)  # one has no head box
+
+
+def test_pckh_by_hand():
+    """Head size 30: correct within 15, the tie included; one is missing, one not labelled, one has no head box."""
+    people = people_of(MPII, 3, head_boxes=head_boxes([10, 20, 40, 60], [0, 0, 30, 40], None))
+    ankle, knee, hip, pelvis, top = MPII.indices(("right_ankle", "right_knee", "right_hip", "pelvis", "head_top"))
+    people.labelled[:] = False
+    people.labelled[:, [ankle, knee, hip, pelvis]] = True
+    people.labelled[1, hip] = False
+    people.keypoints[:] = torch.tensor([100.0, 100.0], dtype=torch.float64)
+    predictions = people.keypoints.clone()
+    predictions[0, ankle] += torch.tensor([9.0, 12.0])  # 15 away: 0.5 exactly
+    predictions[1, ankle] += torch.tensor([9.0, 12.001])
+    predictions[0, knee] = math.nan
+    predictions[1, knee] += torch.tensor([3.0, 0.0])  # 0.1 exactly
+    predictions[:2, pelvis] += 500
+    predictions[:, top] = math.nan  # not labelled
+    result = score_keypoints(predictions, people)
+    assert result.table == {"hip": 100, "knee": 50, "ankle": 50, "mean": 60, "limbs": 60}
+    assert result.mean_fine == 40
+    assert (result.people, result.left_out) == (2, 1)
+    errors = person_errors(predictions, people)
+    assert errors[0] == math.inf
+    assert float(errors[1]) == pytest.approx((math.hypot(9, 12.001) + 3 + math.hypot(500, 500)) / 30 / 3)
+    assert errors[2].isnan()
+
+
+def test_pck_by_hand():
+    """Torso 15: correct within 3, the tie included; one has no torso, one nothing labelled."""
+    people = people_of(LSP, 3)
+    shoulder, hip, wrist = LSP.indices(("left_shoulder", "right_hip", "left_wrist"))
+    people.labelled[:] = False
+    people.labelled[0, [shoulder, hip, wrist]] = True
+    people.labelled[1, [shoulder, wrist]] = True
+    people.keypoints[0, shoulder], people.keypoints[0, hip] = torch.tensor([[1.0, 2.0], [10.0, 14.0]]).double()
+    predictions = people.keypoints.clone()
+    predictions[0, shoulder, 0] += 3
+    predictions[0, hip, 1] += 3.001
+    predictions[0, wrist] = math.nan
+    result = score_keypoints(predictions, people)
+    assert {part: round(value) for part, value in result.table.items()} == {
+        "shoulder": 100, "wrist": 0, "hip": 0, "mean": 33, "limbs": 33,
+    }  # fmt: skip
+    assert (result.people, result.left_out) == (1, 2)
+
+
+def test_the_length_is_head_else_torso_else_box():
+    mpii = people_of(MPII, 2, head_boxes=head_boxes(None, [1, 1, 5, 4]))
+    assert score_keypoints(mpii.keypoints, mpii).protocol == "PCKh@0.5"
+    for skeleton in (MPII, LSP, COCO):
+        people = people_of(skeleton, 2)
+        assert score_keypoints(people.keypoints, people).protocol == "PCK@0.2"
+    torsoless = people_of(LSP, 2)
+    torsoless.labelled[:, LSP.indices(("right_hip",))] = False
+    assert score_keypoints(torsoless.keypoints, torsoless).protocol == "PCK@0.1 of the box"
+
+
+def test_definitions_say_what_the_mean_leaves_out():
+    mpii, lsp = people_of(MPII, 1), people_of(LSP, 1)
+    assert "without pelvis and thorax" in score_keypoints(mpii.keypoints, mpii).definition
+    assert "without" not in score_keypoints(lsp.keypoints, lsp).definition
+
+
+def test_own_keypoints_are_scored_by_the_box():
+    """Boxes of 40 x 30: correct within 4."""
+    boxes = torch.tensor([[0.0, 0, 40, 30], [0, 0, 30, 40]], dtype=torch.float64)
+    people = people_of(PAWS, 2, boxes=boxes)
+    people.labelled[:, 4] = False
+    predictions = people.keypoints.clone()
+    predictions[0, 0, 0] += 4
+    predictions[1, 1, 1] += 4.01
+    result = score_keypoints(predictions, people)
+    assert result.table == {"nose": 100, "left_paw": 50, "right_paw": 100, "hip": 100, "mean": 87.5}
+    assert result.to_dict() == {"protocol": "PCK@0.1 of the box", "people": 2, "left_out": 0, **result.table}
+    torch.testing.assert_close(person_errors(predictions, people), torch.tensor([0.1, 4.01 / 40]).double() / 4)
+
+
+def test_nobody_to_score_is_no_nan():
+    people = people_of(MPII, 2, labelled=torch.zeros(2, 16, dtype=torch.bool))
+    assert score_keypoints(people.keypoints, people).to_dict() == {
+        "protocol": "PCK@0.1 of the box", "people": 0, "left_out": 2,
+    }  # fmt: skip
+    assert person_errors(people.keypoints, people).isnan().all()
 
 
 def test_evaluating_predicts_in_image_pixels(tiny_model, tmp_path):

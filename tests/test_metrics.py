@@ -49,6 +49,7 @@ def test_the_mean_is_weighted_by_labels():
 
 def test_head_size_is_six_tenths_of_the_diagonal():
     assert metrics.head_sizes(people([10, 20, 40, 60])).tolist() == pytest.approx([0.6 * 50])
+    assert metrics.head_sizes(people([math.nan] * 4, [0, 0, math.inf, 1])).tolist() == [0, 0]
 
 
 def test_torso_is_left_shoulder_to_right_hip_and_needs_both():
@@ -108,6 +109,39 @@ def test_pckh_equals_an_independent_reading_of_the_published_evaluation(threshol
     assert 5 < table["limbs"] < 95
 
 
+def published_pck(predictions, keypoints, threshold=0.2):
+    """An independent reading of LSP's person-centric PCK, where every joint is labelled, joint by joint."""
+    correct = [0] * 14
+    for predicted, true in zip(predictions, keypoints, strict=True):
+        torso = math.dist(true[9], true[2])  # left shoulder, right hip
+        for k in range(14):
+            correct[k] += math.dist(predicted[k], true[k]) <= threshold * torso
+    pck = [100 * c / len(keypoints) for c in correct]
+    return {
+        "ankle": (pck[0] + pck[5]) / 2,
+        "knee": (pck[1] + pck[4]) / 2,
+        "hip": (pck[2] + pck[3]) / 2,
+        "wrist": (pck[6] + pck[11]) / 2,
+        "elbow": (pck[7] + pck[10]) / 2,
+        "shoulder": (pck[8] + pck[9]) / 2,
+        "head": (pck[12] + pck[13]) / 2,
+        "mean": sum(pck) / 14,
+        "limbs": sum(pck[:12]) / 12,
+    }
+
+
+def test_pck_equals_an_independent_reading_of_lsp_s_protocol():
+    generator = torch.Generator().manual_seed(0)
+    keypoints = torch.rand(40, 14, 2, generator=generator, dtype=torch.float64) * 200
+    predictions = keypoints + torch.randn(40, 14, 2, generator=generator, dtype=torch.float64) * 15
+    labelled = torch.ones(40, 14, dtype=torch.bool)
+    torsos = metrics.torso_sizes(keypoints, labelled, LSP)
+    distances = metrics.normalized_distances(predictions, keypoints, labelled, torsos)
+    table = metrics.pck_table(metrics.pck(distances, LSP.keypoints, 0.2))
+    assert table == pytest.approx(published_pck(predictions.tolist(), keypoints.tolist()), abs=1e-9)
+    assert 20 < table["mean"] < 95
+
+
 def test_lsp_head_is_neck_and_head_top():
     distances = torch.full((10, 14), 0.1)
     distances[:5, LSP.keypoints.index("neck")] = 1
@@ -115,6 +149,30 @@ def test_lsp_head_is_neck_and_head_top():
     assert table["head"] == 75
     assert table["limbs"] == 100
     assert table["mean"] == pytest.approx(100 * (13.5 / 14))
+
+
+def test_own_keypoints_are_listed_by_name_and_nothing_is_nan():
+    names = ("nose", "left_paw", "pelvis", "tail")
+    distances = people([0.1, 0.9, 0.1, math.nan], [0.1, 0.1, 0.9, math.nan])
+    table = metrics.pck_table(metrics.pck(distances, names, 0.5))
+    assert table == {"nose": 100, "left_paw": 50, "pelvis": 50, "mean": pytest.approx(200 / 3)}
+    assert metrics.pck_table(metrics.pck(torch.zeros(0, 4), names, 0.5)) == {}
+    assert metrics.pckh_table(metrics.pck(torch.full((2, 16), math.nan), MPII.keypoints, 0.5)) == {}
+
+
+def test_a_full_body_without_labelled_limbs_has_no_limbs():
+    distances = torch.full((1, 16), math.nan)
+    distances[0, MPII.keypoints.index("head_top")] = 0
+    assert metrics.pckh_table(metrics.pck(distances, MPII.keypoints, 0.5)) == {"head": 100, "mean": 100}
+
+
+def test_the_mean_leaves_out_pelvis_and_thorax_of_full_bodies_alone():
+    assert set(MPII.keypoints) - set(metrics.mean_keypoints(MPII.keypoints)) == {"pelvis", "thorax"}
+    assert metrics.mean_keypoints(("pelvis", "tail")) == ["pelvis", "tail"]
+
+
+def test_box_size_is_the_longer_side():
+    assert metrics.box_sizes(people([1, 2, 11, 32], [0, 0, 5, 4])).tolist() == [30, 5]
 
 
 def test_shapes_must_agree():

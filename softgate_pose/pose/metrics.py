@@ -1,13 +1,14 @@
 """PCKh and PCK, as the field computes them.
 
 A keypoint is correct when its distance from the annotation is at most a threshold times a length of
-that person: the head size (PCKh) or the torso (PCK). Only labelled keypoints of people that have such
-a length count.
+that person: the head size (PCKh), the torso or the box (PCK). Only labelled keypoints of people that
+have such a length count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,25 @@ from torch import Tensor
 
 from softgate_pose.pose.skeleton import LIMBS, Skeleton
 
-__all__ = ["PckResult", "head_sizes", "normalized_distances", "pck", "pck_table", "pckh_table", "torso_sizes"]
+__all__ = [
+    "PckResult",
+    "box_sizes",
+    "head_sizes",
+    "mean_keypoints",
+    "normalized_distances",
+    "pck",
+    "pck_table",
+    "pckh_table",
+    "torso_sizes",
+]
 
 HEAD_SIZE_FACTOR = 0.6
 """MPII's head size is this times the diagonal of the head box ("SC_BIAS" in its evaluation)."""
+
+TORSO = ("left_shoulder", "right_hip")
+"""The two ends of LSP's torso."""
+
+_NOT_IN_MEAN = ("pelvis", "thorax")
 
 _PAIRED = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
@@ -92,14 +108,19 @@ def pck(distances: Tensor, names: Sequence[str], threshold: float) -> PckResult:
 
 
 def head_sizes(head_boxes: Tensor) -> Tensor:
-    """MPII's head sizes (N,) from head boxes (N, 4) as (x0, y0, x1, y1)."""
+    """MPII's head sizes (N,) from head boxes (N, 4) as (x0, y0, x1, y1); 0 where a box is not finite."""
     diagonals: Tensor = torch.linalg.vector_norm(head_boxes[:, 2:] - head_boxes[:, :2], dim=1)
-    return HEAD_SIZE_FACTOR * diagonals
+    return torch.where(diagonals.isfinite(), HEAD_SIZE_FACTOR * diagonals, 0.0)
+
+
+def box_sizes(boxes: Tensor) -> Tensor:
+    """The longer side (N,) of people's boxes (N, 4) as (x0, y0, x1, y1)."""
+    return (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
 
 
 def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tensor:
     """Left shoulder to right hip (N,), 0 where either is not labelled, from (N, K, 2) and (N, K)."""
-    indices = skeleton.indices(("left_shoulder", "right_hip"))
+    indices = skeleton.indices(TORSO)
     if len(indices) != 2:
         raise ValueError(f"PCK needs a left_shoulder and a right_hip; skeleton {skeleton.name!r} lacks them.")
     shoulder, hip = indices
@@ -107,12 +128,18 @@ def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tens
     return torch.where(labelled[:, shoulder] & labelled[:, hip], size, torch.zeros_like(size))
 
 
+def mean_keypoints(names: Sequence[str]) -> list[str]:
+    """Those keypoints that ``mean`` is over: all, but of a full body pelvis and thorax, which HRNet masks."""
+    return [name for name in names if not (_is_full_body(names) and name in _NOT_IN_MEAN)]
+
+
 def pckh_table(result: PckResult) -> dict[str, float]:
     """PCKh per part, as MPII results are reported: head, six pairs of joints, mean, and the 12 limb joints.
 
     ``head`` is the head top alone; a pair is the plain mean of its sides; ``mean`` is over every
     keypoint but pelvis and thorax, and ``limbs`` over the limb joints, both weighted by how many of
-    each are labelled. Parts that the skeleton lacks are left out.
+    each are labelled. A skeleton that lacks a limb joint is reported by keypoint, with a mean over all.
+    What is not labelled at all is left out: the table holds no NaN.
 
     Source: the evaluation published with HRNet.
     """
@@ -124,13 +151,21 @@ def pck_table(result: PckResult) -> dict[str, float]:
     return _table(result, head=("neck", "head_top"))
 
 
+def _is_full_body(names: Iterable[str]) -> bool:
+    return set(LIMBS) <= set(names)
+
+
 def _table(result: PckResult, head: tuple[str, ...]) -> dict[str, float]:
-    parts = {"head": head} | {part: (f"right_{part}", f"left_{part}") for part in _PAIRED}
+    names = list(result.counts)
+    parts: Mapping[str, Sequence[str]] = {name: (name,) for name in names}
+    averaged = {"mean": mean_keypoints(names)}
+    if _is_full_body(names):
+        parts = {"head": head} | {part: (f"right_{part}", f"left_{part}") for part in _PAIRED}
+        averaged["limbs"] = list(LIMBS)
     table = {}
-    for part, names in parts.items():
-        values = [result.per_keypoint[name] for name in names if result.counts.get(name)]
+    for part, members in parts.items():
+        values = [result.per_keypoint[name] for name in members if result.counts.get(name)]
         if values:
             table[part] = sum(values) / len(values)
-    table["mean"] = result.mean([name for name in result.counts if name not in ("pelvis", "thorax")])
-    table["limbs"] = result.mean([name for name in LIMBS if name in result.counts])
-    return table
+    means = {part: result.mean(members) for part, members in averaged.items()}
+    return table | {part: value for part, value in means.items() if not math.isnan(value)}
