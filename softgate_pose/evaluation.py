@@ -16,6 +16,7 @@ from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import BOX_SCALE, predict_crops
+from softgate_pose.predictions import Predictions, require_keypoints
 
 __all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "person_errors", "predict_people", "score_keypoints"]
 
@@ -60,19 +61,15 @@ def evaluate(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Evaluation:
-    """Predict all people, from crops around their annotated boxes, and score them.
+    """Predict all people with ``predict_people``, whose arguments these are, and score them.
 
     Raises:
         ValueError: If the model's skeleton lacks a keypoint that is to be scored.
     """
-    names = model.config.skeleton.keypoints
-    lacking = [name for name in people.skeleton.keypoints if name not in names]
-    if lacking:
-        raise ValueError(f"{model.config.name} does not predict {', '.join(lacking)}, which the data are scored on.")
-    keypoints = predict_people(
+    predictions = predict_people(
         model, people, flip_test=flip_test, decode=decode, batch_size=batch_size, progress=progress
     )
-    return score_keypoints(keypoints[:, model.config.skeleton.indices(people.skeleton.keypoints)], people)
+    return score_keypoints(predictions.select_keypoints(people.skeleton.keypoints).keypoints, people)
 
 
 def score_keypoints(keypoints: Tensor, people: People) -> Evaluation:
@@ -124,8 +121,8 @@ def _protocol_of(people: People) -> _Protocol:
     heads = metrics.head_sizes(people.head_boxes)
     if (heads > 0).any():
         definition = (
-            "distance <= 0.5 of the head size, which is 0.6 of the head box's diagonal; "
-            f"{mean}, as in HRNet's evaluation; mean@0.1 is the same at 0.1"
+            "HRNet's evaluation: distance <= 0.5 of the head size, which is 0.6 of the head box's diagonal; "
+            f"{mean}; mean@0.1 is the same at 0.1"
         )
         return _Protocol("PCKh@0.5", definition, 0.5, heads, metrics.pckh_table, has_fine=True)
 
@@ -133,8 +130,7 @@ def _protocol_of(people: People) -> _Protocol:
         torsos = metrics.torso_sizes(people.keypoints, people.labelled, people.skeleton)
         if (torsos > 0).any():
             definition = (
-                "distance <= 0.2 of the torso, left shoulder to right hip, left and right as the person's own; "
-                f"{mean}, as on LSP"
+                f"LSP's protocol, person-centric: distance <= 0.2 of the torso, left shoulder to right hip; {mean}"
             )
             return _Protocol("PCK@0.2", definition, 0.2, torsos, metrics.pck_table)
 
@@ -154,11 +150,27 @@ def predict_people(
     decode: DecodeMethod = "dark",
     batch_size: int = 32,
     progress: bool = False,
-) -> Tensor:
-    """Keypoints (N, K, 2) of annotated people in image pixels, K the model's; crops as for ``predict``."""
+) -> Predictions:
+    """Predict annotated people, from crops around their boxes, as ``predict`` cuts them.
+
+    Args:
+        model: From ``create_model``.
+        people: From ``read_people``.
+        flip_test: Average with the mirrored crops' heatmaps.
+        decode: See ``decode_heatmaps``.
+        batch_size: People that go through the network together.
+        progress: Show a bar.
+
+    Returns:
+        The model's keypoints and their scores, on the CPU.
+
+    Raises:
+        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored.
+    """
     config, device = model.config, next(model.parameters()).device
+    require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
     matrices = geometry.box_to_crop(people.boxes, config.input_size, BOX_SCALE)
-    found = []
+    keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
     for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
         chunk = range(start, min(start + batch_size, len(people)))
         crops = torch.cat(
@@ -167,9 +179,11 @@ def predict_people(
                 for i in chunk
             ]
         )
-        points, _ = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
-        found.append(geometry.transform_points(geometry.invert(matrices[chunk.start : chunk.stop]), points.cpu()))
-    return torch.cat(found) if found else torch.zeros(0, config.num_keypoints, 2)
+        points, peaks = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
+        back = geometry.invert(matrices[chunk.start : chunk.stop])
+        keypoints.append(geometry.transform_points(back, points.float().cpu()))
+        scores.append(peaks.float().cpu())
+    return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
 
 
 def mean_pose_keypoints(training: People, people: People) -> Tensor:

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -5,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton, predict
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, predict_people, score_keypoints
 from softgate_pose.people import People
+from softgate_pose.predictions import Predictions, read_predictions, write_predictions
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
 
@@ -128,7 +131,7 @@ def test_nobody_to_score_is_no_nan():
 
 def test_evaluating_predicts_in_image_pixels(tiny_model, tmp_path):
     people = people_of(LSP, 6, tmp_path)
-    keypoints = predict_people(tiny_model, people, batch_size=4)
+    keypoints = predict_people(tiny_model, people, batch_size=4).keypoints
     assert keypoints.shape == (6, 14, 2)
     assert evaluate(tiny_model, people, flip_test=True).people == 6
     single = predict(tiny_model, people.images[3], people.boxes[3:4])
@@ -147,3 +150,131 @@ def test_the_mean_pose_fills_each_box():
     sizes = people.boxes[:, 2:] - people.boxes[:, :2]
     relative = (people.keypoints - people.boxes[:, None, :2]) / sizes[:, None]
     torch.testing.assert_close(found, relative.mean(0) * sizes[:, None] + people.boxes[:, None, :2])
+
+
+# --- files of predictions -------------------------------------------------------------------------
+
+
+def own_json(people, **changes):
+    return {"keypoint_names": list(people.skeleton.keypoints), "keypoints": people.keypoints.tolist(), **changes}
+
+
+def written(file, data):
+    file.write_text(data if isinstance(data, str) else json.dumps(data))
+    return file
+
+
+@pytest.mark.parametrize("scores", [None, torch.rand(3, 14)])
+def test_written_predictions_come_back_exactly(tmp_path, scores):
+    people = people_of(LSP, 3)
+    points = (people.keypoints + 1 / 3).float()
+    points[1, 4] = math.nan
+    write_predictions(tmp_path / "p.json", Predictions(LSP.keypoints, points, scores))
+    found = read_predictions(tmp_path / "p.json", people)
+    assert found.keypoint_names == LSP.keypoints
+    torch.testing.assert_close(found.keypoints, points.double(), equal_nan=True, rtol=0, atol=0)
+    assert (found.scores is None) == (scores is None)
+    assert scores is None or torch.equal(found.scores, scores.double())
+    assert score_keypoints(found.keypoints, people) == score_keypoints(points, people)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_keypoints_are_matched_by_name_and_others_ignored(tmp_path):
+    people = people_of(PAWS, 2)
+    order = [4, 2, 0, 3, 1]
+    data = {
+        "keypoint_names": ["whisker", *(PAWS.keypoints[k] for k in order)],
+        "keypoints": [[[0, 0], *(person[k] for k in order)] for person in people.keypoints.tolist()],
+    }
+    found = read_predictions(written(tmp_path / "p.json", data), people)
+    assert torch.equal(found.select_keypoints(PAWS.keypoints).keypoints, people.keypoints)
+    with pytest.raises(ValueError, match=r"p\.json does not predict right_ankle, .* the data are scored on"):
+        read_predictions(tmp_path / "p.json", people_of(LSP, 2))
+
+
+def test_mpii_s_matlab_file_becomes_zero_based(tmp_path):
+    people = people_of(MPII, 3)
+    savemat(tmp_path / "pred.mat", {"preds": people.keypoints.numpy() + 1})
+    found = read_predictions(tmp_path / "pred.mat", people)
+    torch.testing.assert_close(found.keypoints, people.keypoints)
+    lsp = people.to_skeleton(LSP)
+    assert read_predictions(tmp_path / "pred.mat", lsp).select_keypoints(LSP.keypoints).keypoints.shape == (3, 14, 2)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"preds": np.zeros((2, 14, 2))}, r"expected preds of shape \(N, 16, 2\), got \(2, 14, 2\)"),
+        ({"preds": np.zeros((2, 16))}, r"got \(2, 16\)"),
+        ({"pred": np.zeros((2, 16, 2))}, "no MATLAB array 'preds': KeyError"),
+        ({"preds": np.full((2, 16, 2), np.nan)}, "expected finite pixels, got nan for person 0, right_ankle"),
+        ({"preds": np.zeros((5, 16, 2))}, "predictions for 5 people, but the data have 2"),
+    ],
+)
+def test_broken_matlab_files(tmp_path, arrays, match):
+    savemat(tmp_path / "pred.mat", arrays)
+    with pytest.raises(ValueError, match=match):
+        read_predictions(tmp_path / "pred.mat", people_of(MPII, 2))
+
+
+def test_predictions_that_are_not_there_or_no_predictions(tmp_path):
+    people = people_of(MPII, 2)
+    with pytest.raises(FileNotFoundError, match=r"No predictions: expected .*p\.json"):
+        read_predictions(tmp_path / "p.json", people)
+    with pytest.raises(ValueError, match="no MATLAB array 'preds'"):
+        read_predictions(written(tmp_path / "p.mat", "text"), people)
+
+
+POINTS = [[[1, 2]] * 5] * 2
+
+
+def paws(keypoints=POINTS, **changes):
+    return {"keypoint_names": PAWS.keypoints, "keypoints": keypoints, **changes}
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"keypoint_names": ["a"], "keypoints": [[[NaN, 1]]]}', "NaN is no number in JSON; null says"),
+        ("3", r'expected \{"keypoint_names": .* list of COCO\'s results, got int'),
+        ({"keypoints": POINTS}, "got keys 'keypoints'"),
+        (paws(POINTS + POINTS), "predictions for 4 people, but the data have 2; expected one for each"),
+        (paws(keypoint_names=["a"] * 5), "must be a list of different names"),
+        (paws(keypoint_names=[]), "must be a list of different names"),
+        (paws(keypoint_names=list("abcd")), "expected 4 for person 0, one for each name, got 5"),
+        (paws(keypoints=[]), "an entry for each person, got \\[\\]"),
+        (paws(keypoints=5), "an entry for each person, got 5"),
+        (paws(keypoints=[None, None]), "for person 0, one for each name, got null"),
+        (paws(keypoints=[[[1, 2, 3]] * 5] * 2), r"person 0, nose: expected \[x, y\] .* \[1, 2, 3\]"),
+        (paws(keypoints=[[["1", 2]] * 5] * 2), 'expected a finite number, got "1"'),
+        (paws(keypoints=[[[True, 2]] * 5] * 2), "expected a finite number, got true"),
+        (paws(keypoints=[[[10**400, 2]] * 5] * 2), "expected a finite number, got 1000"),
+        (paws(scores=[[1] * 5]), "expected scores for 2 people, as for keypoints, got 1"),
+        (paws(scores=[[None] * 5] * 2), "scores: person 0, nose: expected a finite number"),
+        ([{"image_id": 1}], "result 0: expected image_id, category_id, keypoints and score, got"),
+        ([5], "result 0: .* got 5"),
+    ],
+)
+def test_broken_predictions(tmp_path, data, match):
+    with pytest.raises(ValueError, match=match):
+        read_predictions(written(tmp_path / "p.json", data), people_of(PAWS, 2))
+
+
+RESULT = {"image_id": 1, "category_id": 1, "keypoints": [1] * 15, "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"keypoints": [1] * 14}, "result 1: expected 3 x 5 numbers, x, y and s of nose to tail, got 14 numbers"),
+        ({"keypoints": None}, "got null"),
+        ({"keypoints": [None] * 15}, "expected a finite number, got null"),
+        ({"score": "high"}, 'score: expected a finite number, got "high"'),
+        ({"image_id": [1]}, r"expected a number or text as image_id, got \[1\]"),
+    ],
+)
+def test_broken_coco_results(tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        read_predictions(written(tmp_path / "r.json", [RESULT, {**RESULT, **changes}]), people_of(PAWS, 1))

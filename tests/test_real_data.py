@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
 
-from softgate_pose import create_model, list_pretrained, zoo
-from softgate_pose.evaluation import evaluate
+from softgate_pose import MPII, create_model, list_pretrained, zoo
+from softgate_pose.evaluation import evaluate, score_keypoints
 from softgate_pose.people import missing_images
+from softgate_pose.predictions import read_predictions
 from softgate_pose.readers import read_people
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -68,3 +69,25 @@ def test_the_cards_figures_come_back(name):
         assert found[part] == pytest.approx(row[part], abs=0.2)
     assert found["people"] == 264
     assert found["limbs"] >= 45  # clearly a pose model; the mean pose has about 10
+
+
+def test_pckh_is_that_of_the_matlab_ground_truth(tmp_path):
+    """An independent reading of HRNet's evaluation, on MPII's own arrays and a pred.mat in 1-based pixels."""
+    truth = loadmat(DATA / "mpii_sports" / "annot" / "gt_valid.mat")
+    points, heads = truth["pos_gt_src"], truth["headboxes_src"]  # (16, 2, N), (2, 2, N)
+    visible = 1 - truth["jnt_missing"].astype(float)
+    predictions = points + np.random.default_rng(0).normal(0, 5, points.shape)
+    savemat(tmp_path / "pred.mat", {"preds": predictions.transpose(2, 0, 1)})
+
+    errors = np.sqrt(((predictions - points) ** 2).sum(1)) / (0.6 * np.sqrt(((heads[1] - heads[0]) ** 2).sum(0)))
+    counts = visible.sum(1)
+    expected = []
+    for threshold in (0.5, 0.1):
+        pckh = 100 * ((errors <= threshold) * visible).sum(1) / counts
+        scored = [k for k, name in enumerate(MPII.keypoints) if name not in ("pelvis", "thorax")]
+        expected.append((pckh[scored] * counts[scored] / counts[scored].sum()).sum())
+
+    people = read_people(f"mpii:{DATA / 'mpii_sports'}:valid")
+    result = score_keypoints(read_predictions(tmp_path / "pred.mat", people).keypoints, people)
+    assert [result.table["mean"], result.mean_fine] == pytest.approx(expected, abs=1e-6)
+    assert 5 < expected[1] < expected[0] < 99
