@@ -1,16 +1,20 @@
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
+import pycocotools.coco
 import pytest
 import torch
 from PIL import Image
+from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton, predict
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, predict_people, score_keypoints
-from softgate_pose.people import People
+from softgate_pose.oks import coco_file, read_coco_annotations, score_oks
+from softgate_pose.people import People, read_people
 from softgate_pose.predictions import Predictions, read_predictions, write_predictions
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
@@ -278,3 +282,166 @@ RESULT = {"image_id": 1, "category_id": 1, "keypoints": [1] * 15, "score": 0.5}
 def test_broken_coco_results(tmp_path, changes, match):
     with pytest.raises(ValueError, match=match):
         read_predictions(written(tmp_path / "r.json", [RESULT, {**RESULT, **changes}]), people_of(PAWS, 1))
+
+
+# --- COCO's average precision ---------------------------------------------------------------------
+
+
+def coco_annotation(number, keypoints, *, image_id=1, side=100, visible=2, **changes):
+    """An annotation of area side x side; a keypoint that is None is not labelled."""
+    flat = [value for point in keypoints for value in ((*point, visible) if point else (0, 0, 0))]
+    row = {
+        "id": number, "image_id": image_id, "category_id": 1, "keypoints": flat, "bbox": [0, 0, side, side],
+        "area": side * side, "iscrowd": 0, "num_keypoints": sum(map(bool, keypoints)),
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def coco_source(folder, annotations, names=COCO.keypoints, images=4):
+    """coco:FOLDER:val, with 80 x 60 images."""
+    data = {
+        "categories": [{"id": 1, "name": "person", "keypoints": list(names), "skeleton": []}],
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(1, images + 1)],
+        "annotations": annotations,
+    }
+    for name in ("annotations", "val"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "annotations" / "person_keypoints_val.json").write_text(json.dumps(data))
+    for i in range(1, images + 1):
+        Image.new("RGB", (80, 60), (40 * i, 90, 120)).save(folder / "val" / f"{i}.png")
+    return f"coco:{folder}:val"
+
+
+def annotations_of(source):
+    return read_coco_annotations(coco_file(source))
+
+
+def points_17(seed=0, extent=60):
+    return np.random.default_rng(seed).uniform(5, extent, (17, 2)).round(1).tolist()
+
+
+def many_annotations():
+    """Nine people in three images, some small, some with few labels, one crowd and one without labels."""
+    rows = []
+    for n in range(9):
+        points = [p if (n + k) % 4 or n % 2 else None for k, p in enumerate(points_17(n))]
+        rows.append(coco_annotation(n + 1, points, image_id=1 + n % 3, side=(20, 50, 150)[n % 3]))
+    crowd = coco_annotation(10, points_17(10), iscrowd=1)
+    return [crowd, *rows, coco_annotation(11, [None] * 17, image_id=2)]
+
+
+def perturbed(people, size, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    noise = size * torch.randn(people.keypoints.shape, generator=generator, dtype=torch.float64)
+    scores = torch.rand(people.keypoints.shape[:2], generator=generator)
+    return Predictions(people.skeleton.keypoints, people.keypoints + noise, scores)
+
+
+def test_oks_of_one_person_by_hand(tmp_path):
+    """Nose off by d with exp(-d2 / (2 area (2 sigma)2)) = 0.44, an ankle exact: OKS 0.72, so 5 of 10 thresholds."""
+    points = [None] * 17
+    nose, ankle = COCO.indices(("nose", "left_ankle"))
+    points[nose], points[ankle] = (30.0, 20.0), (50.0, 50.0)
+    source = coco_source(tmp_path, [coco_annotation(1, points)])
+    people = read_people(source)
+    off = math.sqrt(-math.log(0.44) * 2 * 100**2 * (2 * 0.026) ** 2)
+    predictions = Predictions(COCO.keypoints, people.keypoints.clone())
+    predictions.keypoints[0, nose, 0] += off
+    predictions.keypoints[0, 5] = 1e6  # not labelled
+    result = score_oks(predictions, annotations_of(source))
+    assert result.table == pytest.approx({"AP": 50, "AP50": 100, "AP75": 0, "APL": 50, "AR": 50})
+    assert (result.protocol, result.people, result.left_out) == ("OKS AP on annotated boxes", 1, 0)
+    predictions.keypoints[0, nose] = math.nan  # infinitely far: OKS 0.5
+    assert score_oks(predictions, annotations_of(source)).table["AP"] == pytest.approx(10)
+
+
+def test_perfect_predictions_have_full_average_precision(tmp_path):
+    source = coco_source(tmp_path, many_annotations())
+    people = read_people(source)
+    result = score_oks(Predictions(COCO.keypoints, people.keypoints), annotations_of(source))
+    assert result.table == pytest.approx(dict.fromkeys(("AP", "AP50", "AP75", "APM", "APL", "AR"), 100))
+    assert (result.people, result.left_out) == (9, 2)
+
+
+def test_average_precision_is_what_pycocotools_gives_for_the_file(tmp_path, capsys):
+    """The plain use of pycocotools, on the annotations and the results as files."""
+    source = coco_source(tmp_path, many_annotations())
+    predictions = perturbed(read_people(source), 4)
+    annotations = annotations_of(source)
+    results = annotations.results(predictions)
+    file = written(tmp_path / "results.json", results)
+    found = score_oks(predictions, annotations)
+    assert capsys.readouterr().out == ""
+
+    truth = pycocotools.coco.COCO(coco_file(source))
+    evaluator = COCOeval(truth, truth.loadRes(str(file)), "keypoints")
+    evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
+    assert list(found.table.values()) == pytest.approx([100 * value for value in evaluator.stats[:6]], abs=1e-9)
+    assert 5 < found.table["AP"] < 95
+
+    again = read_predictions(file, read_people(source))
+    assert score_oks(again, annotations).table == found.table
+    boxed = [{**row, "bbox": [0, 0, 1, 1]} for row in again]
+    assert score_oks(boxed, annotations).table == found.table
+    assert score_oks([], annotations).table["AP"] == 0
+
+
+def test_ids_of_zero_and_fields_left_out_are_no_trouble(tmp_path):
+    rows = [coco_annotation(n, points_17(n), image_id=n + 1) for n in range(3)]
+    for row in rows:
+        for key in ("area", "iscrowd", "num_keypoints", "id"):
+            del row[key]
+    rows[0]["id"] = 0
+    source = coco_source(tmp_path, rows)
+    annotations = annotations_of(source)
+    result = score_oks(Predictions(COCO.keypoints, read_people(source).keypoints), annotations)
+    assert result.table["AP"] == pytest.approx(100)
+    assert "no area is annotated it is the box's" in result.definition
+
+
+def test_own_keypoints_have_one_sigma(tmp_path):
+    source = coco_source(tmp_path, [coco_annotation(1, [(10, 10), (20, 20), None, (30, 40), None])], PAWS.keypoints)
+    people, annotations = read_people(source), annotations_of(source)
+    predictions = Predictions(PAWS.keypoints, people.keypoints)
+    result = score_oks(predictions, annotations)
+    assert (result.protocol, result.table["AP"]) == ("OKS AP on annotated boxes, sigma 0.05", pytest.approx(100))
+    shifted = Predictions(PAWS.keypoints, people.keypoints + torch.tensor([6.0, 8.0]))  # exp(-1/2 (10 / (100 · 2σ))²)
+    assert score_oks(shifted, annotations).table["AP"] == pytest.approx(30)  # 0.607: 0.5, 0.55, 0.6
+    assert score_oks(shifted, annotations, sigmas=0.1).table["AP"] == pytest.approx(80)  # 0.882
+    assert score_oks(shifted, annotations, sigmas=[0.1] * 4 + [1]).protocol.endswith(", own sigmas")
+    for sigmas in (0, [0.1] * 4, math.nan):
+        with pytest.raises(ValueError, match="one number above 0, or 5, one a keypoint; got"):
+            score_oks(predictions, annotations, sigmas=sigmas)
+
+
+def test_predictions_that_do_not_fit_the_annotations(tmp_path):
+    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
+    annotations = annotations_of(source)
+    result = {**RESULT, "keypoints": [1.0] * 51}
+    with pytest.raises(ValueError, match="category_id 3; expected 1, 'person'"):
+        score_oks([{**result, "category_id": 3}], annotations)
+    with pytest.raises(ValueError, match="image_id '1', which is not one of the 4 images"):
+        score_oks([{**result, "image_id": "1"}], annotations)
+    with pytest.raises(ValueError, match=r"predictions of 1 people .* got 2"):
+        score_oks(Predictions(COCO.keypoints, torch.zeros(2, 17, 2)), annotations)
+    with pytest.raises(ValueError, match="does not predict nose"):
+        score_oks(Predictions(LSP.keypoints, torch.zeros(1, 14, 2)), annotations)
+
+
+@pytest.mark.parametrize("data", ["{", "[]", '{"categories": []}', '{"categories": [{"id": 1, "keypoints": ["a"]}]}'])
+def test_annotations_that_are_not_coco_s(tmp_path, data):
+    with pytest.raises(ValueError, match="not in COCO's keypoints layout"):
+        read_coco_annotations(written(tmp_path / "a.json", data))
+
+
+def test_crowds_must_have_keypoints_too(tmp_path):
+    rows = [coco_annotation(1, points_17()), {**coco_annotation(2, []), "iscrowd": 1}]
+    with pytest.raises(ValueError, match="expected 51 numbers as keypoints of each annotation"):
+        annotations_of(coco_source(tmp_path, rows))
+
+
+def test_without_pycocotools_the_error_says_what_to_install(tmp_path, monkeypatch):
+    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(ImportError, match=r"pip install 'softgate-pose\[coco\]'"):
+        annotations_of(source)
