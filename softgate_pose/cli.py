@@ -6,17 +6,21 @@ import hashlib
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 import click
 
 from softgate_pose import __version__, zoo
 from softgate_pose.card import commands, data_lines
 from softgate_pose.pose.heatmaps import DecodeMethod
+
+if TYPE_CHECKING:
+    from softgate_pose.evaluation import Evaluation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +33,7 @@ def _plain_errors() -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader, such as head, has seen enough
         raise
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -233,7 +237,19 @@ def predict(
     multiple=True,
     help="Score the mean pose of these training data instead of a model; may be given more than once.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table to a file, too.")
+@click.option(
+    "--predictions",
+    "predictions_file",
+    type=click.Path(path_type=Path),
+    help="Score any system's predictions instead of a model: a file that --save-predictions writes, "
+    "COCO's results in JSON (for coco: data), or MPII's pred.mat.",
+)
+@click.option(
+    "--save-predictions",
+    type=click.Path(path_type=Path),
+    help="Write what is scored to a JSON file, for --predictions.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the tables to a file, too.")
 @_plain_errors()
 def evaluate(
     model_name: str | None,
@@ -244,30 +260,65 @@ def evaluate(
     decode: DecodeMethod,
     batch_size: int,
     mean_pose: tuple[str, ...],
+    predictions_file: Path | None,
+    save_predictions: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Score a model on annotated people: PCKh@0.5 where head boxes are known, else PCK@0.2."""
-    from softgate_pose import evaluation
+    """Score a model, or predictions of any other, on annotated people.
+
+    PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco:
+    data COCO's average precision, too. The table says what exactly its protocol counts.
+    """
+    from softgate_pose import evaluation, oks
     from softgate_pose.people import concatenate
+    from softgate_pose.predictions import Predictions, read_predictions, write_predictions
     from softgate_pose.readers import read_people
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}.")
-    people = read_people(data)
+    model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
+    if predictions_file is not None:
+        others = {**model_options, "--mean-pose": mean_pose, "--save-predictions": save_predictions}
+        _refuse("--predictions scores a file as it is", others)
     if mean_pose:
+        _refuse("--mean-pose scores no model", model_options)
+    for option, file in (("--json", json_file), ("--save-predictions", save_predictions)):
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise ValueError(
+                f"{option} {file}: " + ("is a folder." if file.is_dir() else f"there is no folder {file.parent}.")
+            )
+
+    people = read_people(data)
+    coco_file = oks.coco_file(data)
+    annotations = None if coco_file is None else oks.read_coco_annotations(coco_file)
+    found: Predictions | list[dict[str, Any]]
+    settings: dict[str, Any] = {}
+    if predictions_file is not None:
+        name, found = str(predictions_file), read_predictions(predictions_file, people)
+        if annotations is None and not isinstance(found, Predictions):
+            raise ValueError(f"{predictions_file} holds COCO's results, which score on coco: data alone; got {data}.")
+    elif mean_pose:
         training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
-        result = evaluation.score_keypoints(evaluation.mean_pose_keypoints(training, people), people)
-        name = "mean pose"
+        points = evaluation.mean_pose_keypoints(training, people)
+        name, found = "mean pose", Predictions(people.skeleton.keypoints, points)
     else:
         name, model = _build(model_name, checkpoint, device)
-        result = evaluation.evaluate(
-            model, people, flip_test=flip_test, decode=decode, batch_size=batch_size, progress=True
-        )
-    row = {"model": name, "data": data, "flip_test": flip_test, "decode": decode, **result.to_dict()}
-    for key, value in row.items():
-        click.echo(f"{key:<10} {value}")
+        settings = {"flip_test": flip_test, "decode": decode}
+        found = evaluation.predict_people(model, people, **settings, batch_size=batch_size, progress=True)
+    if save_predictions is not None and isinstance(found, Predictions):
+        write_predictions(save_predictions, found)
+
+    row: dict[str, Any] = {"model": name, "data": data, **settings}
+    how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
+    click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
+    if isinstance(found, Predictions):
+        scored = evaluation.score_keypoints(found.select_keypoints(people.skeleton.keypoints).keypoints, people)
+        _print_evaluation(scored)
+        row |= {**scored.to_dict(), "definition": scored.definition}
+    if annotations is not None:
+        scored = oks.score_oks(found, annotations)
+        _print_evaluation(scored)
+        row["oks"] = {**scored.to_dict(), "definition": scored.definition}
     if json_file is not None:
-        json_file.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+        json_file.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @main.command()
@@ -365,6 +416,28 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
         raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     pretrained = None if checkpoint is not None else True
     return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
+
+
+def _refuse(reason: str, options: dict[str, Any]) -> None:
+    given = [option for option, value in options.items() if value]
+    if given:
+        raise ValueError(f"{reason}; leave out {', '.join(given)}.")
+
+
+def _print_evaluation(scored: Evaluation) -> None:
+    """Protocol and people, and the figures below their names, in as many lines as 80 columns need."""
+    indent = " " * 12
+    click.echo(f"\n{'protocol':<12}{scored.protocol}")
+    click.echo(textwrap.fill(scored.definition, 80, initial_indent=indent, subsequent_indent=indent))
+    click.echo(f"{'people':<12}{scored.people} scored, {scored.left_out} left out\n")
+    names, values = "", ""
+    for name, value in scored.figures.items():
+        width = max(len(name), 5) + 2
+        if len(names) + width > 80:
+            click.echo(f"{names}\n{values}\n")
+            names, values = "", ""
+        names, values = f"{names}{name:>{width}}", f"{values}{value:>{width}.1f}"
+    click.echo(f"{names}\n{values}" if names else "Nobody could be scored.")
 
 
 def _progress(total: int, unit: str, *, done: int) -> Any:

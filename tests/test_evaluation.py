@@ -7,12 +7,15 @@ import numpy as np
 import pycocotools.coco
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
-from softgate_pose import COCO, LSP, MPII, Skeleton, predict
+from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, predict, save_pretrained
+from softgate_pose.cli import main
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, predict_people, score_keypoints
+from softgate_pose.model.network import SoftGatePose
 from softgate_pose.oks import coco_file, read_coco_annotations, score_oks
 from softgate_pose.people import People, read_people
 from softgate_pose.predictions import Predictions, read_predictions, write_predictions
@@ -445,3 +448,148 @@ def test_without_pycocotools_the_error_says_what_to_install(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match=r"pip install 'softgate-pose\[coco\]'"):
         annotations_of(source)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def failing(*arguments):
+    """Run what must end in an error message, never in a traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return " ".join(result.output.split())
+
+
+def scored(tmp_path, *arguments):
+    """What is printed, and the JSON beside it."""
+    result = run(*arguments, "--json", tmp_path / "table.json")
+    assert result.exit_code == 0, result.output
+    return result.stdout, json.loads((tmp_path / "table.json").read_text())
+
+
+@pytest.fixture
+def mpii_source(tmp_path):
+    """Three people, one without a head box, in 1-based pixels."""
+    folder = tmp_path / "mpii"
+    for name in ("annot", "images"):
+        (folder / name).mkdir(parents=True)
+    joints = np.random.default_rng(0).uniform(6, 55, (3, 16, 2))
+    rows = [
+        {
+            "image": "a.png", "center": [40, 30], "scale": 0.25, "joints": points.tolist(), "joints_vis": [1] * 16,
+            "head_box": [11, 11, 19, 17] if n else None,
+        }
+        for n, points in enumerate(joints)
+    ]  # fmt: skip
+    (folder / "annot" / "valid.json").write_text(json.dumps(rows))
+    Image.linear_gradient("L").resize((80, 60)).convert("RGB").save(folder / "images" / "a.png")
+    return f"mpii:{folder}:valid"
+
+
+def model_of(skeleton, folder):
+    torch.manual_seed(0)
+    config = PoseConfig(name="tiny", num_stacks=1, width=8, depth=2, skeleton=skeleton, input_size=(64, 64))
+    return f"local-dir:{save_pretrained(SoftGatePose(config), folder)}"
+
+
+def test_the_table_is_printed_with_what_it_counts(mpii_source, tmp_path):
+    people = read_people(mpii_source)
+    savemat(tmp_path / "pred.mat", {"preds": people.keypoints.numpy() + 1})
+    output, table = scored(tmp_path, "--predictions", tmp_path / "pred.mat", "--data", mpii_source)
+    assert output == (
+        f"model       {tmp_path / 'pred.mat'}\n"
+        f"data        {mpii_source}\n"
+        "\n"
+        "protocol    PCKh@0.5\n"
+        "            HRNet's evaluation: distance <= 0.5 of the head size, which is 0.6\n"
+        "            of the head box's diagonal; the mean is weighted by labels, without\n"
+        "            pelvis and thorax; mean@0.1 is the same at 0.1\n"
+        "people      2 scored, 1 left out\n"
+        "\n"
+        "   head  shoulder  elbow  wrist    hip   knee  ankle   mean  limbs  mean@0.1\n"
+        "  100.0     100.0  100.0  100.0  100.0  100.0  100.0  100.0  100.0     100.0\n"
+    )
+    assert (table["protocol"], table["mean"], table["mean@0.1"], table["left_out"]) == ("PCKh@0.5", 100, 100, 1)
+    assert "flip_test" not in table
+
+
+def test_saved_predictions_score_the_same(mpii_source, tmp_path):
+    model = model_of(MPII, tmp_path / "model")
+    saved = tmp_path / "p.json"
+    command = ("--model", model, "--data", mpii_source, "--flip-test", "--decode", "soft", "--save-predictions", saved)
+    first, table = scored(tmp_path, *command)
+    assert "(soft, with flip test)" in first
+    assert (table.pop("flip_test"), table.pop("decode")) == (True, "soft")
+    second, again = scored(tmp_path, "--predictions", saved, "--data", mpii_source)
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+    assert {**again, "model": model} == table
+
+
+def test_the_model_s_average_precision_is_that_of_its_files(tmp_path):
+    source = coco_source(tmp_path, many_annotations(), images=3)
+    saved, model = tmp_path / "p.json", model_of(COCO, tmp_path / "model")
+    output, table = scored(tmp_path, "--model", model, "--data", source, "--save-predictions", saved)
+    assert table["protocol"] == "PCK@0.2"
+    assert "OKS AP on annotated boxes\n            COCO's evaluation, by pycocotools" in output
+    _, again = scored(tmp_path, "--predictions", saved, "--data", source)
+    assert again["oks"] == table["oks"]
+    results = annotations_of(source).results(read_predictions(saved, read_people(source)))
+    results = written(tmp_path / "r.json", results)
+    output, of_results = scored(tmp_path, "--predictions", results, "--data", source)
+    assert "protocol" not in of_results  # results do not say whom they are for, so there is no PCK
+    assert of_results["oks"].pop("protocol") == "OKS AP"
+    assert table["oks"].pop("protocol") == "OKS AP on annotated boxes"
+    assert of_results["oks"] == table["oks"]
+
+
+def test_own_keypoints_are_listed_by_name(tmp_path):
+    names = (*PAWS.keypoints, *(f"vertebra_number_{i}" for i in range(5)))
+    rows = [coco_annotation(1, np.random.default_rng(0).uniform(5, 55, (10, 2)).tolist())]
+    source = coco_source(tmp_path, rows, names, images=1)
+    output, table = scored(tmp_path, "--model", model_of(Skeleton("own", names), tmp_path / "model"), "--data", source)
+    assert set(names) < set(table)
+    assert table["protocol"] == "PCK@0.1 of the box"
+    assert table["oks"]["protocol"] == "OKS AP on annotated boxes, sigma 0.05"
+    assert max(map(len, output.splitlines()[2:])) <= 80
+    assert "vertebra_number_4" in output
+
+
+def test_the_mean_pose_of_coco_data(tmp_path):
+    source = coco_source(tmp_path, many_annotations())
+    _, table = scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", tmp_path / "p.json")
+    assert table["model"] == "mean pose"
+    assert scored(tmp_path, "--predictions", tmp_path / "p.json", "--data", source)[1]["oks"] == table["oks"]
+
+
+def test_options_that_do_not_go_together(mpii_source, tmp_path):
+    file = written(tmp_path / "p.json", own_json(read_people(mpii_source)))
+    command = ("--predictions", file, "--data", mpii_source)
+    assert "leave out --model, --checkpoint" in failing(*command, "--model", "x", "--checkpoint", "y")
+    for option in (("--mean-pose", mpii_source), ("--save-predictions", tmp_path / "q.json"), ("--flip-test",)):
+        assert f"scores a file as it is; leave out {option[0]}." in failing(*command, *option)
+    assert "scores no model; leave out --model" in failing(
+        "--mean-pose", mpii_source, "--data", mpii_source, "--model", "x"
+    )
+    results = written(tmp_path / "r.json", [{**RESULT, "keypoints": [1] * 48}])
+    assert "score on coco: data alone; got mpii:" in failing("--predictions", results, "--data", mpii_source)
+
+
+def test_outputs_that_cannot_be_written_are_told_before_predicting(mpii_source, tmp_path):
+    for option in ("--json", "--save-predictions"):
+        assert "there is no folder" in failing("--data", mpii_source, option, tmp_path / "no" / "file.json")
+        assert "is a folder" in failing("--data", mpii_source, option, tmp_path)
+
+
+def test_models_that_lack_keypoints(mpii_source, tmp_path):
+    assert "does not predict pelvis, thorax" in failing("--model", model_of(LSP, tmp_path / "m"), "--data", mpii_source)
+
+
+def test_without_pycocotools_coco_data_are_an_error_before_predicting(tmp_path, monkeypatch):
+    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    assert "pip install 'softgate-pose[coco]'" in failing("--data", source)
