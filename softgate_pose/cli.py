@@ -21,6 +21,7 @@ from softgate_pose.pose.heatmaps import DecodeMethod
 
 if TYPE_CHECKING:
     from softgate_pose.evaluation import Evaluation
+    from softgate_pose.training.crops import Keep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -272,7 +273,7 @@ def evaluate(
     from softgate_pose import evaluation, oks
     from softgate_pose.people import concatenate
     from softgate_pose.predictions import Predictions, read_predictions, write_predictions
-    from softgate_pose.readers import read_people
+    from softgate_pose.readers import coco_file, read_people
 
     model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
     if predictions_file is not None:
@@ -287,8 +288,8 @@ def evaluate(
             )
 
     people = read_people(data)
-    coco_file = oks.coco_file(data)
-    annotations = None if coco_file is None else oks.read_coco_annotations(coco_file)
+    annotations_file = coco_file(data)
+    annotations = None if annotations_file is None else oks.read_coco_annotations(annotations_file)
     found: Predictions | list[dict[str, Any]]
     settings: dict[str, Any] = {}
     if predictions_file is not None:
@@ -325,10 +326,21 @@ def evaluate(
 @click.argument("name")
 @click.option("--data", "sources", multiple=True, required=True, help="KIND:FOLDER:SPLIT; given twice it counts twice.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--size", type=int, default=256, show_default=True, help="Side of the square input, in pixels.")
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Passes over the people.")
-@_batch_size
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At its peak.")
+@click.option("--recipe", "recipe_name", default="fast", show_default=True, help="fast, paper-mpii or paper-lsp.")
+@click.option("--size", type=int, help="Side of the square input, in pixels.  [default: the model's]")
+@click.option("--epochs", type=int, help="Passes over the people.  [default: the recipe's]")
+@click.option("--batch-size", type=int, help="People a step, over all processes.  [default: the recipe's]")
+@click.option("--learning-rate", type=float, help="At its peak.  [default: the recipe's]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another setting of the recipe, its augmentation or the model, such as ema_decay=0, rotation=30, "
+    "precision=bf16, gate=scalar or heatmap=gaussian; may be given more than once.",
+)
+@click.option("--skeleton", help="lsp, mpii, coco, or data for that of the first --data.  [default: the model's]")
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 0.5),
@@ -336,52 +348,104 @@ def evaluate(
     show_default=True,
     help="Share of the images kept for validation.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights to start from.")
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
 @click.option("--licence", help="Of the weights, for the card.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train, such as cpu or cuda.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
+@click.option(
+    "--keep",
+    type=click.Choice(("memory", "device", "stream")),
+    default="memory",
+    show_default=True,
+    help="Crops all in memory, all on the device, or read anew for each batch.",
+)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
+@click.option("--compile", "use_compile", is_flag=True, help="Use torch.compile.")
 @_plain_errors()
 def train(
     name: str,
     sources: tuple[str, ...],
     out: Path,
-    size: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    hold_out: float,
+    recipe_name: str,
+    size: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
     seed: int,
+    settings: tuple[str, ...],
+    skeleton: str | None,
+    hold_out: float,
     checkpoint: Path | None,
     tests: tuple[str, ...],
     licence: str | None,
     device: str,
+    keep: Keep,
+    workers: int,
+    use_compile: bool,
 ) -> None:
     """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16.
 
-    A NAME with a tag, hf-hub: or local-dir: starts from its weights.
+    A NAME with a tag, hf-hub: or local-dir: starts from its weights. Under `accelerate launch` or
+    `torchrun` several processes share each batch.
     """
     import torch
 
     from softgate_pose.factory import create_model
-    from softgate_pose.training.loop import Recipe
+    from softgate_pose.readers import read_people
+    from softgate_pose.training.loop import Engine
+    from softgate_pose.training.recipe import get_recipe
     from softgate_pose.training.run import train_and_save
 
-    torch.manual_seed(seed)
-    model = create_model(name, checkpoint=checkpoint, input_size=(size, size))
+    input_size = None if size is None else (size, size)
+    named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    recipe = get_recipe(recipe_name).change({**changes, "seed": seed, **_parse_settings(settings)})
+    torch.manual_seed(recipe.recipe.seed)
+    model = create_model(
+        name,
+        checkpoint=checkpoint,
+        skeleton=read_people(sources[0]).skeleton if skeleton == "data" else skeleton,
+        **recipe.model,
+    )
     saved = train_and_save(
         model,
         sources,
         out,
-        recipe=Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+        recipe=recipe.recipe,
         hold_out=hold_out,
         tests=tests,
         licence=licence,
         command="softgate-pose " + shlex.join(sys.argv[1:]),
         before=_training_of(name, checkpoint),
-        device=device,
+        engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
+        report=_print_epoch,
     )
     click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+
+
+def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """``key=value`` texts; a value is JSON, or else text."""
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE, such as gate=scalar; got {setting!r}.")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value
+    return parsed
+
+
+def _print_epoch(epoch: Any) -> None:
+    row = epoch.row
+    click.echo(
+        f"epoch {row['epoch']}/{epoch.epochs}: loss {row['loss']:.4f}, {row['images_per_second']} images/s, "
+        f"{row['seconds']:.0f} s"
+    )
+    if epoch.validation is not None:
+        parts = "  ".join(f"{part} {value:.1f}" for part, value in epoch.validation.figures.items())
+        click.echo(f"  {epoch.validation.protocol} of {epoch.validation.people} held-out people: {parts}")
 
 
 def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from softgate_pose.evaluation import Evaluation
 from softgate_pose.pose.skeleton import COCO
 from softgate_pose.predictions import CocoResult, Predictions
 
-__all__ = ["COCO_SIGMAS", "UNIFORM_SIGMA", "CocoAnnotations", "coco_file", "read_coco_annotations", "score_oks"]
+__all__ = ["COCO_SIGMAS", "UNIFORM_SIGMA", "CocoAnnotations", "read_coco_annotations", "score_oks"]
 
 _SIDELESS_SIGMAS = {
     "nose": 0.026,
@@ -95,13 +95,6 @@ class CocoAnnotations:
         ]
 
 
-def coco_file(source: str) -> Path | None:
-    """The annotations that ``read_people`` reads for ``coco:FOLDER:SPLIT``; None for other kinds of data."""
-    kind, _, rest = source.partition(":")
-    folder, _, split = rest.rpartition(":")
-    return Path(folder) / "annotations" / f"person_keypoints_{split}.json" if kind == "coco" else None
-
-
 def read_coco_annotations(file: Path) -> CocoAnnotations:
     """Read COCO's keypoint annotations, of people or of anything, to score on them.
 
@@ -113,9 +106,14 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         (category,) = (category for category in data["categories"] if category.get("keypoints"))
-        rows = [row for row in data["annotations"] if row["category_id"] == category["id"]]
-        if any(len(row["keypoints"]) != 3 * len(category["keypoints"]) for row in rows):
-            raise ValueError(f"expected {3 * len(category['keypoints'])} numbers as keypoints of each annotation")
+        unlabelled = [0] * (3 * len(category["keypoints"]))
+        rows = [
+            {**row, "keypoints": row.get("keypoints") or unlabelled}
+            for row in data["annotations"]
+            if row["category_id"] == category["id"]
+        ]
+        if any(len(row["keypoints"]) != len(unlabelled) for row in rows):
+            raise ValueError(f"expected {len(unlabelled)} numbers as keypoints of each annotation")
         annotations = [
             {
                 "id": n,  # COCO's evaluator takes an id of 0 for "not matched"

@@ -19,7 +19,7 @@ from torch import Tensor
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
 
-__all__ = ["read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_mpii_mat", "read_people"]
+__all__ = ["coco_file", "read_coco", "read_lsp", "read_lspet", "read_mpii_json", "read_mpii_mat", "read_people"]
 
 _MPII_PERSON = 200.0  # MPII's scale is the person's height over this many pixels
 _MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
@@ -40,11 +40,22 @@ def read_people(source: str) -> People:
         ValueError: If the source is not of that form, the annotations are not what the kind has, or
             nobody is in them.
     """
+    kind, folder, split = _parse_source(source)
+    return _READERS[kind](folder, split)
+
+
+def coco_file(source: str) -> Path | None:
+    """The annotations that ``read_people`` reads for ``coco:FOLDER:SPLIT``; None for other kinds of data."""
+    kind, folder, split = _parse_source(source)
+    return _coco_annotations(folder, split) if kind == "coco" else None
+
+
+def _parse_source(source: str) -> tuple[str, Path, str]:
     kind, _, rest = source.partition(":")
     folder, _, split = rest.rpartition(":")
     if kind not in _READERS or not folder or not split:
         raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(_READERS)}; got {source!r}.")
-    return _READERS[kind](Path(folder), split)
+    return kind, Path(folder), split
 
 
 def read_lsp(root: Path, split: str) -> People:
@@ -271,7 +282,7 @@ def read_coco(root: Path, split: str) -> People:
     without any labelled keypoint, are left out. Coordinates are taken as they are, 0-based; the box is
     the annotated one.
     """
-    file = _find("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
+    file = _coco_annotations(root, split)
     layout = f"{file} is not in COCO's keypoints layout"
     data = _read_json(file)
     with _naming(layout):
@@ -294,6 +305,10 @@ def read_coco(root: Path, split: str) -> People:
     labelled = triples[..., 2] > 0
     points = torch.where(labelled.unsqueeze(-1), triples[..., :2], 0.0)
     return People(skeleton, images, points, labelled, boxes, torch.full_like(boxes, math.nan))
+
+
+def _coco_annotations(root: Path, split: str) -> Path:
+    return _find("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
 
 
 def _coco_category(categories: list[Any]) -> tuple[Any, Skeleton]:

@@ -3,8 +3,12 @@
 import json
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.io import savemat
+
+from softgate_pose.pose.heatmaps import render_heatmaps
+from softgate_pose.readers import read_lsp
 
 SIZE = (60, 80)
 
@@ -93,3 +97,16 @@ def write_head_boxes(folder, rows, **changes):
         "jnt_missing": 1 - np.array([row["joints_vis"] for row in rows]).T,
     }
     savemat(folder / "annot" / "gt_valid.mat", {**arrays, **changes})
+
+
+def dotted_people(folder, count):
+    """LSP people whose joints are one bright dot; two joints lie apart, for the box."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(20, 40, (2, 1, count)) + np.zeros((2, 14, count)) + 1
+    places[0, 0], places[0, 1] = places[0, 0] - 15, places[0, 1] + 15
+    savemat(folder / "joints.mat", {"joints": np.concatenate([places, np.zeros((1, 14, count))])})
+    (folder / "images").mkdir()
+    for i in range(count):
+        dot = render_heatmaps(torch.tensor(places[:, 5, i] - 1), (60, 60), sigma=3.0).numpy()
+        Image.fromarray((dot * 255).astype(np.uint8)).convert("RGB").save(folder / f"images/im{i + 1:04d}.jpg")
+    return read_lsp(folder, "train")

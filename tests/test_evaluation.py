@@ -16,9 +16,10 @@ from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, predict, save_p
 from softgate_pose.cli import main
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.oks import coco_file, read_coco_annotations, score_oks
-from softgate_pose.people import People, read_people
+from softgate_pose.oks import read_coco_annotations, score_oks
+from softgate_pose.people import People
 from softgate_pose.predictions import Predictions, read_predictions, write_predictions
+from softgate_pose.readers import coco_file, read_people
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
 
@@ -437,10 +438,13 @@ def test_annotations_that_are_not_coco_s(tmp_path, data):
         read_coco_annotations(written(tmp_path / "a.json", data))
 
 
-def test_crowds_must_have_keypoints_too(tmp_path):
-    rows = [coco_annotation(1, points_17()), {**coco_annotation(2, []), "iscrowd": 1}]
-    with pytest.raises(ValueError, match="expected 51 numbers as keypoints of each annotation"):
-        annotations_of(coco_source(tmp_path, rows))
+def test_annotations_without_keypoints_count_as_unlabelled(tmp_path):
+    rows = [coco_annotation(1, points_17()), {**coco_annotation(2, []), "iscrowd": 1}, coco_annotation(3, [])]
+    source = coco_source(tmp_path, rows)
+    people = read_people(source)
+    result = score_oks(Predictions(COCO.keypoints, people.keypoints), annotations_of(source))
+    assert result.table["AP"] == pytest.approx(100)
+    assert (result.people, result.left_out) == (1, 2)
 
 
 def test_without_pycocotools_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -1,19 +1,15 @@
-import json
+import dataclasses
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from scipy.io import savemat
 
 from softgate_pose import LSP, PoseConfig
-from softgate_pose.evaluation import predict_people
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.images import load_image, normalize
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.readers import read_lsp, read_mpii_json
-from softgate_pose.training.augment import Augmentation, Crops, augment, batches, crop_people
-from softgate_pose.training.loop import Recipe, fit
+from softgate_pose.readers import read_lsp
+from softgate_pose.training.augment import Augmentation, augment, draw_changes
+from softgate_pose.training.crops import Crops, CropStore
 from softgate_pose.training.losses import heatmap_loss
 
 # --- augmentation ---------------------------------------------------------------------------------
@@ -35,9 +31,15 @@ def dotted_crops():
     return Crops(images.contiguous(), keypoints, labelled)
 
 
+def changed(crops, augmentation=None, seed=0):
+    drawing = augmentation or Augmentation()
+    changes = draw_changes(len(crops), CONFIG.in_chans, drawing, torch.Generator().manual_seed(seed))
+    return augment(crops, changes, CONFIG)
+
+
 def test_augmentation_moves_images_and_keypoints_together(dotted_crops):
     changes = Augmentation(brightness=0, contrast=0, tint=0)
-    images, keypoints, labelled = augment(dotted_crops, CONFIG, changes, torch.Generator().manual_seed(1))
+    images, keypoints, labelled = changed(dotted_crops, changes, seed=1)
     assert images.shape == (8, 3, 64, 64)
     assert labelled.sum(1).tolist() == [1] * 8
     names = [LSP.keypoints[k] for k in labelled.nonzero()[:, 1]]
@@ -48,31 +50,76 @@ def test_augmentation_moves_images_and_keypoints_together(dotted_crops):
     assert (found - expected).abs().amax() <= 1.0
 
 
+STILL = Augmentation(rotation=0, zoom=1, shift=0, flip=0, brightness=0, contrast=0, tint=0)
+
+
 def test_without_changes_augmentation_is_the_plain_crop(lsp_folder):
     people = read_lsp(lsp_folder[0], "train")
-    crops = crop_people(people, CONFIG)
-    still = Augmentation(rotation=0, zoom=1, shift=0, flip=0, brightness=0, contrast=0, tint=0)
-    _, keypoints, _ = augment(crops, CONFIG, still, torch.Generator())
-    plain = geometry.transform_points(geometry.box_to_crop(people.boxes, CONFIG.input_size, 1.25), people.keypoints)
-    torch.testing.assert_close(keypoints.double(), plain, atol=1e-3, rtol=0)
+    (crops,) = CropStore(people, CONFIG).batches([torch.arange(6)])
+    images, keypoints, _ = changed(crops, STILL)
+    matrices = geometry.box_to_crop(people.boxes, CONFIG.input_size, 1.25)
+    torch.testing.assert_close(
+        keypoints.double(), geometry.transform_points(matrices, people.keypoints), atol=1e-3, rtol=0
+    )
+    plain = geometry.crop(load_image(people.images[2]), matrices[2:3], CONFIG.input_size)
+    assert (images[2] - normalize(plain, CONFIG)[0]).abs().mean() < 0.1  # of a standard deviation
 
 
-def test_a_seed_repeats_an_epoch(dotted_crops):
-    def epoch(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat(
-            [augment(b, CONFIG, Augmentation(), generator)[0] for b in batches(dotted_crops, 3, generator)]
-        )
-
-    assert torch.equal(epoch(1), epoch(1))
-    assert not torch.equal(epoch(1), epoch(2))
-    assert len(epoch(1)) == 6  # the incomplete batch is left out
+def test_a_seed_repeats_the_changes_and_parts_of_a_batch_get_theirs(dotted_crops):
+    first, second, other = (changed(dotted_crops, seed=seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    changes = draw_changes(8, 3, Augmentation(patches=2), torch.Generator().manual_seed(1))
+    whole = augment(dotted_crops, changes, CONFIG)
+    rows = slice(3, 8)
+    part = Crops(*(getattr(dotted_crops, name)[rows] for name in ("images", "keypoints", "labelled")))
+    for one, all_of_them in zip(augment(part, changes.part(rows), CONFIG), whole, strict=True):
+        torch.testing.assert_close(one, all_of_them[rows])
 
 
 def test_keypoints_that_leave_the_input_are_not_labelled(dotted_crops):
     dotted_crops.keypoints[:, LSP.keypoints.index("left_knee")] = torch.tensor([300.0, 20.0])
-    _, _, labelled = augment(dotted_crops, CONFIG, Augmentation(), torch.Generator().manual_seed(0))
+    _, _, labelled = changed(dotted_crops)
     assert not labelled.any()
+
+
+def test_half_a_body_fills_the_input():
+    keypoints = torch.tensor([[48.0 + (k % 3), 12.0 + 5 * k] for k in range(14)])
+    lower = [name.partition("_")[2] in ("hip", "knee", "ankle") for name in LSP.keypoints]
+    for labelled_legs in (6, 2):
+        labelled = torch.ones(40, 14, dtype=torch.bool)
+        labelled[:, labelled_legs:6] = False
+        crops = Crops(torch.zeros(40, 3, 96, 96, dtype=torch.uint8), keypoints.expand(40, -1, -1), labelled)
+        half_body = dataclasses.replace(STILL, half_body=1.0)
+        _, points, _ = changed(crops, half_body)
+        extents = {}
+        for name, rows in (("legs", [lower[k] for k in range(14)]), ("rest", [not lower[k] for k in range(14)])):
+            used = points[:, torch.tensor(rows)]
+            extents[name] = (used.amax(1) - used.amin(1)).amax(1)
+        fits = 64 / 1.5
+        legs, rest = (torch.isclose(extents[name], torch.tensor(fits)) for name in ("legs", "rest"))
+        assert rest.any()
+        assert legs.any() == (labelled_legs == 6)  # two joints are no half
+        assert (legs | rest).all() == (labelled_legs == 6)
+
+
+def test_patches_hide_parts_in_one_colour_and_leave_keypoints_labelled(dotted_crops):
+    plain, _, labelled = changed(dotted_crops, STILL)
+    hidden, _, still_labelled = changed(dotted_crops, dataclasses.replace(STILL, patches=3, patch_size=0.5))
+    covered = (hidden != plain).any(dim=1)
+    share = covered.float().mean()
+    assert 0.02 < share < 0.75
+    assert torch.equal(labelled, still_labelled)
+    one = (hidden[0, :, covered[0]]).unique(dim=1)
+    assert one.shape[1] <= 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"zoom": 0.5}, {"flip": 1.5}, {"rotation": "a lot"}, {"patches": 1.5}, {"tint": float("nan")}]
+)
+def test_augmentation_refuses_what_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a"):
+        Augmentation(**wrong)
 
 
 # --- losses ---------------------------------------------------------------------------------------
@@ -108,95 +155,3 @@ def test_the_gaussian_loss_is_the_mean_squared_error_over_stacks():
     expected = sum(torch.nn.functional.mse_loss(output, target) for output in outputs) / 2
     found = heatmap_loss(outputs, keypoints, torch.ones(2, 3, dtype=torch.bool), CONFIG.replace(heatmap="gaussian"))
     torch.testing.assert_close(found, expected)
-
-
-# --- the loop -------------------------------------------------------------------------------------
-
-RECIPE = Recipe(epochs=2, batch_size=2)
-
-
-def trained(people, folder, recipe=RECIPE, config=CONFIG):
-    torch.manual_seed(0)
-    return fit(SoftGatePose(config), people, recipe, folder, progress=False).state_dict()
-
-
-def test_a_resumed_run_ends_in_the_same_weights(lsp_folder, tmp_path, monkeypatch):
-    people = read_lsp(lsp_folder[0], "train")
-    whole = trained(people, tmp_path / "whole")
-    from softgate_pose.training import loop
-
-    step, calls = loop._step, []
-
-    def stopped(*args):
-        calls.append(1)
-        if len(calls) == 5:  # in the second epoch
-            raise KeyboardInterrupt
-        return step(*args)
-
-    monkeypatch.setattr(loop, "_step", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        trained(people, tmp_path / "parts")
-    monkeypatch.setattr(loop, "_step", step)
-    resumed = trained(people, tmp_path / "parts")
-    for key, value in whole.items():
-        assert torch.equal(resumed[key], value), key
-    log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in log] == [1, 2]
-
-
-def test_a_finished_run_is_returned_as_it_is(lsp_folder, tmp_path):
-    people = read_lsp(lsp_folder[0], "train")
-    first, second = trained(people, tmp_path / "run"), trained(people, tmp_path / "run")
-    assert all(torch.equal(first[key], second[key]) for key in first)
-
-
-def test_a_run_does_not_go_on_with_another_recipe(lsp_folder, tmp_path):
-    people = read_lsp(lsp_folder[0], "train")
-    trained(people, tmp_path / "run")
-    with pytest.raises(ValueError, match="another recipe, model or number of people"):
-        trained(people, tmp_path / "run", recipe=Recipe(epochs=3, batch_size=2))
-
-
-def test_training_refuses_what_cannot_work(lsp_folder, mpii_folder, tmp_path):
-    people = read_lsp(lsp_folder[0], "train")
-    with pytest.raises(ValueError, match="6 people are fewer than one batch of 32"):
-        trained(people, tmp_path / "run", recipe=Recipe())
-    with pytest.raises(ValueError, match="skeleton 'mpii', the model 'lsp'"):
-        trained(read_mpii_json(mpii_folder, "valid"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_learning_rate_rises_and_falls_to_nothing(lsp_folder, tmp_path, monkeypatch):
-    from softgate_pose.training import loop
-
-    step, rates = loop._step, []
-
-    def watched(model, batch, recipe, optimizer, generator):
-        rates.append(optimizer.param_groups[0]["lr"])
-        return step(model, batch, recipe, optimizer, generator)
-
-    monkeypatch.setattr(loop, "_step", watched)
-    trained(read_lsp(lsp_folder[0], "train"), tmp_path / "run", recipe=Recipe(epochs=10, batch_size=2, warmup=0.2))
-    assert rates.index(max(rates)) == 6  # of 30 steps
-    assert max(rates) == 1e-3
-    assert rates[-1] < 1e-5
-    with pytest.raises(ValueError, match="optimizer must be one of adamw"):
-        Recipe(optimizer="lamb")
-
-
-def test_training_learns(tmp_path):
-    """Eight people whose joints are one bright dot: the network must find it."""
-    rng = np.random.default_rng(0)
-    places = rng.uniform(20, 40, (2, 1, 8)) + np.zeros((2, 14, 8)) + 1
-    places[0, 0], places[0, 1] = places[0, 0] - 15, places[0, 1] + 15  # an extent, for the box
-    savemat(tmp_path / "joints.mat", {"joints": np.concatenate([places, np.zeros((1, 14, 8))])})
-    (tmp_path / "images").mkdir()
-    for i in range(8):
-        dot = render_heatmaps(torch.tensor(places[:, 5, i] - 1), (60, 60), sigma=3.0).numpy()
-        Image.fromarray((dot * 255).astype(np.uint8)).convert("RGB").save(tmp_path / f"images/im{i + 1:04d}.jpg")
-    people = read_lsp(tmp_path, "train")
-    recipe = Recipe(epochs=30, batch_size=8, learning_rate=1e-2, ema_decay=0.8)
-    torch.manual_seed(0)
-    model = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "run", progress=False)
-    error = torch.linalg.vector_norm(predict_people(model, people).keypoints - people.keypoints, dim=-1)
-    assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15

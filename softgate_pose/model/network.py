@@ -81,6 +81,10 @@ class SoftGatePose(nn.Module):
             return spatial_softmax(outputs[-1], self.config.sigma)
         return outputs[-1]
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "alpha"}
+
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != self.config.in_chans:
             raise ValueError(

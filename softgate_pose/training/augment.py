@@ -1,47 +1,25 @@
-"""From people to training batches: crops held in memory, and batched augmentation on the device."""
+"""Random changes to training crops, drawn for a whole batch and applied on the device."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.images import load_image, normalize
-from softgate_pose.people import People
+from softgate_pose.images import normalize
 from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE
+from softgate_pose.training.crops import Crops, margin_size
 
-__all__ = ["Augmentation", "Crops", "augment", "batches", "crop_people"]
+__all__ = ["Augmentation", "Changes", "augment", "draw_changes"]
 
-CROP_MARGIN = 1.5
-"""Stored crops show this much more than the network's input per side, for rotation, zoom and shift."""
-
-
-@dataclass(frozen=True)
-class Crops:
-    """People cut out of their images, at the network's scale with a margin.
-
-    Attributes:
-        images: (N, C, S, S') uint8.
-        keypoints: (N, K, 2) float32 in pixels of these crops.
-        labelled: (N, K) bool.
-    """
-
-    images: Tensor
-    keypoints: Tensor
-    labelled: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Crops:
-        """The same with the images on a device; the few keypoints stay on the CPU."""
-        return Crops(self.images.to(device), self.keypoints, self.labelled)
+_LOWER_BODY = frozenset(f"{side}_{joint}" for side in ("left", "right") for joint in ("hip", "knee", "ankle"))
+_FEWEST = 3  # labelled keypoints that make half a body
+_HALF_MARGIN = 1.5  # what a half-body crop shows over those keypoints' extent
+_LARGEST_HALF_ZOOM = 2.0  # stored crops have no finer detail
 
 
 @dataclass(frozen=True)
@@ -53,88 +31,171 @@ class Augmentation:
         zoom: Largest factor of enlargement and of shrinking; drawn evenly in its logarithm.
         shift: Share of the input's side.
         flip: Probability of mirroring.
+        half_body: Probability of showing the upper or the lower half of the body alone.
         brightness: Relative change of all channels.
         contrast: Relative change of the distance from the crop's mean colour.
         tint: Relative change of each channel by itself.
+        patches: Number of rectangles of one colour that hide parts of the crop.
+        patch_size: Their longest side, as a share of the input's.
+
+    Raises:
+        ValueError: If a value is no number, or out of range.
     """
 
     rotation: float = 60.0
     zoom: float = 1.3
     shift: float = 0.06
     flip: float = 0.5
+    half_body: float = 0.0
     brightness: float = 0.3
     contrast: float = 0.3
     tint: float = 0.15
+    patches: int = 0
+    patch_size: float = 0.3
+
+    def __post_init__(self) -> None:
+        limits = {"rotation": 180.0, "zoom": 4.0, "patches": 100}
+        for name, value in dataclasses.asdict(self).items():
+            low, high = (1 if name == "zoom" else 0), limits.get(name, 1.0)
+            whole = name != "patches" or isinstance(value, int)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or not whole:
+                kind = "number" if name != "patches" else "whole number"
+                raise ValueError(f"{name} must be a {kind} from {low} to {high:g}, got {value!r}.")
 
 
-def crop_people(people: People, config: PoseConfig, *, progress: bool = False) -> Crops:
-    """Cut all people out of their images, once, for the memory of the device."""
-    size = _margin_size(config)
-    matrices = geometry.box_to_crop(people.boxes, size, BOX_SCALE * CROP_MARGIN)
-    images = torch.zeros(len(people), config.in_chans, *size, dtype=torch.uint8)
-    for i, file in enumerate(tqdm(people.images, "cropping", unit="person", disable=not progress, leave=False)):
-        pixels = load_image(file, config.in_chans)
-        images[i] = geometry.crop(pixels, matrices[i : i + 1], size)[0].round().byte()
-    keypoints = geometry.transform_points(matrices, people.keypoints).float()
-    return Crops(images, keypoints, people.labelled)
+@dataclass(frozen=True)
+class Changes:
+    """What is drawn for B crops, before anything is known of them.
 
-
-def batches(crops: Crops, batch_size: int, generator: torch.Generator) -> Iterator[Crops]:
-    """One epoch in random order; the last, smaller batch is left out."""
-    order = torch.randperm(len(crops), generator=generator)
-    for rows in torch.split(order, batch_size):
-        if len(rows) == batch_size:
-            images = crops.images[rows.to(crops.images.device)]
-            yield Crops(images, crops.keypoints[rows], crops.labelled[rows])
-
-
-def augment(
-    crops: Crops, config: PoseConfig, augmentation: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Random network inputs from a batch of stored crops, by one affine warp and a change of colours.
-
-    Args:
-        crops: A batch from ``batches``.
-        config: Input size, mean, std and mirror pairs.
-        augmentation: The ranges.
-        generator: On the CPU, so that a seed gives the same batch on every device.
-
-    Returns:
-        Images (B, C, H, W), normalised; keypoints (B, K, 2) as (x, y) in input pixels; and labelled
-        (B, K), false also for keypoints that have left the input.
+    Attributes:
+        angle: (B,) radians.
+        zoom: (B,).
+        shift: (B, 2) in shares of the input's sides.
+        mirrored: (B,) bool.
+        half: (B,) 1 for the upper half of the body, -1 for the lower, 0 for all of it.
+        contrast: (B,) factors.
+        tint: (B, C) factors.
+        patches: (B, P, 4) as (x0, y0, x1, y1) in shares of the input's sides.
+        patch_colours: (B, P, C) in 0..255.
     """
-    device, count = crops.images.device, len(crops)
-    height, width = config.input_size
+
+    angle: Tensor
+    zoom: Tensor
+    shift: Tensor
+    mirrored: Tensor
+    half: Tensor
+    contrast: Tensor
+    tint: Tensor
+    patches: Tensor
+    patch_colours: Tensor
+
+    def part(self, rows: slice) -> Changes:
+        """Those of some of the crops."""
+        return Changes(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+
+def draw_changes(count: int, in_chans: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
+    """Changes for ``count`` crops.
+
+    They are drawn on the CPU for a whole batch, so that a seed gives the same ones on every device and
+    however many processes share the batch.
+    """
 
     def draw(reach: float, *shape: int) -> Tensor:
         return (torch.rand(count, *shape, generator=generator) * 2 - 1) * reach
 
-    mirrored = torch.rand(count, generator=generator) < augmentation.flip
-    turn = geometry.rotate_scale_about(
-        draw(math.radians(augmentation.rotation)),
-        torch.exp(draw(math.log(augmentation.zoom))),
-        geometry.image_centre(height, width),
+    def chance(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    number = augmentation.patches
+    corner, sides = chance(number, 2), chance(number, 2) * augmentation.patch_size
+    half = chance()
+    return Changes(
+        angle=draw(math.radians(augmentation.rotation)),
+        zoom=torch.exp(draw(math.log(augmentation.zoom))),
+        shift=draw(augmentation.shift, 2),
+        mirrored=chance() < augmentation.flip,
+        half=(half < augmentation.half_body / 2).int() - (half > 1 - augmentation.half_body / 2).int(),
+        contrast=1 + draw(augmentation.contrast),
+        tint=(1 + draw(augmentation.brightness, 1)) * (1 + draw(augmentation.tint, in_chans)),
+        patches=torch.cat((corner - sides / 2, corner + sides / 2), dim=-1),
+        patch_colours=chance(number, in_chans) * 255,
     )
-    turn[:, :, 2] += draw(augmentation.shift, 2) * torch.tensor([width, height])
-    margin = _margin_size(config)
-    # the stored crop's centre is the input's, at the same scale
-    scale = min(height / margin[0], width / margin[1])
-    centre = geometry.box_to_crop(torch.tensor([geometry.image_box(*margin)]), config.input_size, scale)
-    matrices = geometry.compose(geometry.mirror_crop(mirrored, width), geometry.compose(turn, centre))
+
+
+def augment(crops: Crops, changes: Changes, config: PoseConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Network inputs from a batch of stored crops, by one affine warp and a change of colours.
+
+    Args:
+        crops: B stored crops.
+        changes: One for each.
+        config: Input size, mean, std and mirror pairs.
+
+    Returns:
+        Images (B, C, H, W), normalised; keypoints (B, K, 2) as (x, y) in input pixels; and labelled
+        (B, K), false also for keypoints that have left the input. All on the crops' device.
+    """
+    device = crops.images.device
+    matrices = _matrices(crops, changes, config)
 
     images = geometry.warp(crops.images.float(), matrices, config.input_size)
     average = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - average) * (1 + draw(augmentation.contrast, 1, 1, 1).to(device)) + average
-    tint = (1 + draw(augmentation.brightness, 1, 1, 1)) * (1 + draw(augmentation.tint, config.in_chans, 1, 1))
-    images = normalize((images * tint.to(device)).clamp(0, 255), config)
+    images = (images - average) * changes.contrast.to(device)[:, None, None, None] + average
+    images = (images * changes.tint.to(device)[:, :, None, None]).clamp(0, 255)
+    images = normalize(_hide(images, changes), config)
 
-    swap = torch.tensor(config.skeleton.mirror)
+    mirrored, swap = changes.mirrored[:, None], torch.tensor(config.skeleton.mirror)
     keypoints = geometry.transform_points(matrices, crops.keypoints)
-    keypoints = torch.where(mirrored[:, None, None], keypoints[:, swap], keypoints)
-    labelled = torch.where(mirrored[:, None], crops.labelled[:, swap], crops.labelled)
+    keypoints = torch.where(mirrored[..., None], keypoints[:, swap], keypoints)
+    labelled = torch.where(mirrored, crops.labelled[:, swap], crops.labelled)
     labelled = labelled & geometry.inside(keypoints, config.input_size)
     return images, keypoints.to(device), labelled.to(device)
 
 
-def _margin_size(config: PoseConfig) -> tuple[int, int]:
-    return round(config.input_size[0] * CROP_MARGIN), round(config.input_size[1] * CROP_MARGIN)
+def _matrices(crops: Crops, changes: Changes, config: PoseConfig) -> Tensor:
+    """(B, 2, 3): stored crop to network input."""
+    height, width = config.input_size
+    middle = geometry.image_centre(height, width)
+    margin = margin_size(config)
+    # the stored crop's centre is the input's, at the same scale
+    scale = min(height / margin[0], width / margin[1])
+    centre = geometry.box_to_crop(torch.tensor([geometry.image_box(*margin)]), config.input_size, scale)
+    if changes.half.any():
+        centre = _show_half(crops, changes.half, centre.expand(len(crops), -1, -1), config)
+    turn = geometry.rotate_scale_about(changes.angle, changes.zoom, middle)
+    turn[:, :, 2] += changes.shift * torch.tensor([width, height])
+    return geometry.compose(geometry.mirror_crop(changes.mirrored, width), geometry.compose(turn, centre))
+
+
+def _show_half(crops: Crops, half: Tensor, matrices: Tensor, config: PoseConfig) -> Tensor:
+    """The maps (B, 2, 3), changed to show half a body where that is asked for and enough of it is labelled."""
+    lower = torch.tensor([name in _LOWER_BODY for name in config.skeleton.keypoints])
+    used = crops.labelled & torch.where(half[:, None] > 0, ~lower, lower)
+    low = torch.where(used[..., None], crops.keypoints, torch.inf).amin(dim=1)
+    high = torch.where(used[..., None], crops.keypoints, -torch.inf).amax(dim=1)
+    chosen = (half != 0) & (used.sum(dim=1) >= _FEWEST) & ((high - low).amax(dim=1) > 1)
+    if not chosen.any():
+        return matrices
+    side = (high - low)[chosen].amax(dim=1, keepdim=True) / 2
+    smallest = min(config.input_size) / (2 * _HALF_MARGIN * _LARGEST_HALF_ZOOM)
+    middle, reach = ((low + high) / 2)[chosen], side.clamp_min(smallest)
+    boxes = torch.cat((middle - reach, middle + reach), dim=1)
+    matrices = matrices.clone()
+    matrices[chosen] = geometry.box_to_crop(boxes, config.input_size, _HALF_MARGIN)
+    return matrices
+
+
+def _hide(images: Tensor, changes: Changes) -> Tensor:
+    """Images (B, C, H, W) with the patches painted on them."""
+    count = changes.patches.shape[1]
+    if not count:
+        return images
+    height, width = images.shape[-2:]
+    boxes, colours = changes.patches.to(images.device), changes.patch_colours.to(images.device)
+    x = (torch.arange(width, device=images.device) + 0.5) / width
+    y = (torch.arange(height, device=images.device) + 0.5) / height
+    for i in range(count):
+        x0, y0, x1, y1 = boxes[:, i, :, None].unbind(1)  # (B, 1) each
+        covered = ((y >= y0) & (y < y1))[:, None, :, None] & ((x >= x0) & (x < x1))[:, None, None, :]
+        images = torch.where(covered, colours[:, i, :, None, None], images)
+    return images

@@ -1,70 +1,77 @@
-"""The training loop: one device, one process, one checkpoint after every epoch."""
+"""The training loop, on Hugging Face Accelerate: one process or many, each seeing its part of every batch."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import hashlib
 import logging
-import os
 import time
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from softgate_pose.evaluation import evaluate
+from softgate_pose.evaluation import Evaluation, person_errors, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People
-from softgate_pose.training.augment import Augmentation, Crops, augment, batches, crop_people
+from softgate_pose.training.augment import Changes, augment, draw_changes
+from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some
 from softgate_pose.training.losses import heatmap_loss
+from softgate_pose.training.recipe import Recipe
+from softgate_pose.training.state import TrainingState
+from softgate_pose.training.watch import RunLog, contact_sheet
 
-__all__ = ["Recipe", "fit"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Engine", "Epoch", "fit"]
 
 logger = logging.getLogger(__name__)
 
-
-OPTIMIZERS = ("adamw", "lion", "momentum", "nadamw", "radam", "rmsprop", "rmsproptf", "sgd")
+_BOARD_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is trained.
+class Engine:
+    """How a run uses the machine. None of it changes what is learned, but for rounding.
 
     Attributes:
-        epochs: Passes over the people.
-        batch_size: People a step.
-        optimizer: One of timm's that resume exactly from the tensors they keep: see ``OPTIMIZERS``.
-        learning_rate: At its peak, after the warm-up; from there it falls to 0 along a cosine.
-        weight_decay: Of the convolutions' weights; never of gates, biases and batch norms.
-        warmup: Share of all steps over which the learning rate rises.
-        ema_decay: Of the moving average of the weights, which is the result.
-        clip_grad: Largest norm of the gradient.
-        seed: Of the order and the augmentation. The model comes with its initial weights.
-        augmentation: See there.
+        device: ``cpu``, ``cuda`` or ``cuda:1``. Under a launcher of several processes ``cuda`` is each one's own.
+        keep: Where crops are kept, see ``Keep``.
+        workers: Processes that read images, per training process.
+        compile: Use ``torch.compile``.
+        save_minutes: Longest time between two states on disk; one is also saved after each epoch.
+        sheets: Draw a contact sheet after each validation.
+        progress: Show progress bars.
     """
 
-    epochs: int = 12
-    batch_size: int = 32
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    ema_decay: float = 0.999
-    clip_grad: float = 5.0
-    seed: int = 0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    device: str = "cpu"
+    keep: Keep = "memory"
+    workers: int = 0
+    compile: bool = False
+    save_minutes: float = 10.0
+    sheets: bool = True
+    progress: bool = True
 
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}.")
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+@dataclass(frozen=True)
+class Epoch:
+    """What is reported after an epoch.
+
+    Attributes:
+        row: Of the log: ``epoch``, ``step``, ``loss``, ``learning_rate``, ``seconds``,
+            ``images_per_second``, ``feeding_percent`` and the validation's figures.
+        epochs: Of the whole run.
+        validation: The table per part, if there are validation people.
+    """
+
+    row: dict[str, Any]
+    epochs: int
+    validation: Evaluation | None
 
 
 def fit(
@@ -74,146 +81,281 @@ def fit(
     folder: Path,
     *,
     validation: People | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
+    engine: Engine | None = None,
+    report: Callable[[Epoch], None] | None = None,
 ) -> SoftGatePose:
     """Train a model, or go on with the training that ``folder`` holds.
 
-    After each epoch ``folder/last.safetensors`` is replaced as a whole, and ``folder/log.jsonl`` gets a
-    line. Each epoch draws from its own seed, so a run that is stopped and called again with the same
-    arguments goes on as if it had not been.
+    The order of the people depends on the seed and the epoch alone, their augmentation on the seed and
+    the step, so a run that is stopped at any moment and called again with the same arguments goes on
+    as if it had not been. In ``folder``: ``last.safetensors`` is the run's state; ``log.csv`` and
+    ``tensorboard/`` its log; ``sheets/`` what it saw in validation people.
+
+    Under ``accelerate launch`` or ``torchrun`` every process calls this with the same arguments. Each
+    takes its part of each batch; the first alone writes, validates and reports.
 
     Args:
         model: Trained in place.
         people: Of the model's skeleton.
         recipe: The recipe.
-        folder: Created if missing.
+        folder: Created if missing; of several machines, one that all see.
         validation: Evaluated after each epoch, with the averaged weights.
-        device: Where to train.
-        progress: Show progress bars.
+        engine: How to use the machine.
+        report: Called after each epoch.
 
     Returns:
-        A model with the moving average of the weights, on ``device``, in evaluation mode.
+        A model with the moving average of the weights, if the recipe has one, in evaluation mode.
 
     Raises:
-        ValueError: If there are fewer people than a batch holds, their skeleton is not the model's, or
-            the folder holds a run of another recipe or config.
+        ImportError: If Accelerate is not installed.
+        OSError: If a state cannot be written.
+        ValueError: If there are fewer people than a batch holds, a batch cannot be shared evenly, their
+            skeleton is not the model's, too many images cannot be read, or the folder holds a run of
+            another recipe, model or people.
     """
-    from timm.optim import create_optimizer_v2  # slow to load, and only training needs it
-    from timm.scheduler import CosineLRScheduler
-    from timm.utils import ModelEmaV3
-
+    engine = engine or Engine()
     config = model.config
-    if people.skeleton.keypoints != config.skeleton.keypoints:
-        raise ValueError(f"The people have skeleton {people.skeleton.name!r}, the model {config.skeleton.name!r}.")
-    steps = len(people) // recipe.batch_size
-    if not steps:
+    for group in (people, validation):
+        if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
+            raise ValueError(f"The people have skeleton {group.skeleton.name!r}, the model {config.skeleton.name!r}.")
+    if len(people) < recipe.batch_size:
         raise ValueError(f"{len(people)} people are fewer than one batch of {recipe.batch_size}.")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    warmup_steps = round(recipe.warmup * recipe.epochs * steps)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=recipe.epochs * steps - warmup_steps,  # timm counts the cosine from the warm-up's end
-        warmup_t=warmup_steps,
-        warmup_lr_init=recipe.learning_rate / 100,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-    state = _TrainingState(model, ema.module, optimizer, json.dumps([recipe.to_dict(), config.to_dict(), len(people)]))
-    done = state.load(folder / "last.safetensors")
-    if done:
-        logger.info("Going on after epoch %d of %d.", done, recipe.epochs)
-    crops = crop_people(people, config, progress=progress).to(device) if done < recipe.epochs else None
-
-    for epoch in range(done, recipe.epochs):
-        assert crops is not None
-        start = time.monotonic()
-        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        model.train()
-        total = torch.zeros((), device=device)
-        bar = tqdm(
-            batches(crops, recipe.batch_size, generator),
-            f"epoch {epoch + 1}/{recipe.epochs}",
-            steps,
-            disable=not progress,
+    accelerator = _accelerator(recipe, engine)
+    parts = accelerator.num_processes * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"A batch of {recipe.batch_size} cannot be shared evenly by {accelerator.num_processes} processes "
+            f"of {recipe.accumulate} parts each; choose a batch_size that {parts} divides."
         )
-        for step, batch in enumerate(bar):
-            schedule.step_update(epoch * steps + step)
-            loss = _step(model, batch, recipe, optimizer, generator)
-            ema.update(model, step=epoch * steps + step)
-            total += loss
-            if step % 20 == 19:
-                bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-        line: dict[str, Any] = {"epoch": epoch + 1, "loss": float(total) / steps, "lr": optimizer.param_groups[0]["lr"]}
-        line["seconds"] = round(time.monotonic() - start, 1)
-        if validation is not None and len(validation):
-            line["validation"] = evaluate(ema.module, validation).to_dict()
-        state.save(folder / "last.safetensors", epoch + 1)
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-    averaged: SoftGatePose = ema.module
-    return averaged.eval()
+    if validation is not None:
+        validation, problems = readable(validation)
+        if problems:
+            logger.warning("Left out of validation: %s.", some(problems))
+    run = _Run(model, people, recipe, folder, engine, accelerator)
+    run.train(validation, report)
+    return run.result()
 
 
-def _step(
-    model: SoftGatePose, batch: Crops, recipe: Recipe, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> Tensor:
-    images, keypoints, labelled = augment(batch, model.config, recipe.augmentation, generator)
-    outputs = model(images.contiguous(memory_format=torch.channels_last), all_stacks=True)
-    loss = heatmap_loss(outputs, keypoints, labelled, model.config)
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-    optimizer.step()
-    return loss.detach()
+class _Run:
+    """One process's side of a run."""
 
+    def __init__(
+        self,
+        model: SoftGatePose,
+        people: People,
+        recipe: Recipe,
+        folder: Path,
+        engine: Engine,
+        accelerator: Accelerator,
+    ) -> None:
+        from timm.utils import ModelEmaV3  # slow to load, and only training needs it
 
-class _TrainingState:
-    """Everything a run needs to go on, as one safetensors file."""
-
-    def __init__(self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> None:
-        self.model, self.ema, self.optimizer, self.run = model, ema, optimizer, run
-
-    def save(self, file: Path, epoch: int) -> None:
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        tensors |= {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        part = file.with_suffix(".part")
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()},
-            part,
-            metadata={"epoch": str(epoch), "run": self.run},
-        )
-        os.replace(part, file)
-
-    def load(self, file: Path) -> int:
-        """Restore the run in ``file``; the number of epochs done, 0 if there is no file."""
-        if not file.exists():
-            return 0
-        with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata()
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        if metadata["run"] != self.run:
-            raise ValueError(
-                f"{file} is of a run with another recipe, model or number of people. "
-                "Train into another folder, or delete this one to start again."
+        self.model, self.recipe, self.folder, self.engine = model, recipe, folder, engine
+        self.accelerator, self.config, self.is_main = accelerator, model.config, accelerator.is_main_process
+        folder.mkdir(parents=True, exist_ok=True)
+        model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.optimizer = _optimizer(model, recipe)
+        fixed = {"recipe": recipe.to_dict(), "model": self.config.to_dict(), "people": _fingerprint(people)}
+        averaged = None if self.ema is None else self.ema.module
+        self.state = TrainingState(folder, model, averaged, self.optimizer, fixed)
+        self.progress = self.state.load()
+        accelerator.wait_for_everyone()  # all have read what the first will replace
+        self.finished = len(self.progress.history) == recipe.epochs
+        if not self.finished:
+            self.crops = CropStore(
+                people,
+                self.config,
+                keep=engine.keep,
+                device=accelerator.device,
+                workers=engine.workers,
+                progress=engine.progress and self.is_main,
             )
+            if self.crops.unreadable and self.is_main:
+                logger.warning("Left out of training: %s.", some(self.crops.unreadable))
+            self.steps = len(self.crops) // recipe.batch_size  # of an epoch
+            self.schedule = _schedule(self.optimizer, recipe, self.steps)
+            network = torch.compile(model) if engine.compile else model
+            self.network, self.stepper = accelerator.prepare(network, self.optimizer)
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    def result(self) -> SoftGatePose:
+        trained: SoftGatePose = self.model if self.ema is None else self.ema.module
+        return trained.eval()
 
-        self.model.load_state_dict(under("model."))
-        self.ema.load_state_dict(under("ema."))
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in under("optimizer.").items():
-            index, _, name = key.partition(".")
-            states.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        return int(metadata["epoch"])
+    def train(self, validation: People | None, report: Callable[[Epoch], None] | None) -> None:
+        if self.finished:
+            return
+        progress = self.progress
+        if progress.step:
+            logger.info("Going on after step %d of %d.", progress.step, self.steps * self.recipe.epochs)
+        log = RunLog(self.folder, progress.step) if self.is_main else None
+        for epoch in range(len(progress.history), self.recipe.epochs):
+            row = self._epoch(epoch, log)
+            table = None
+            if self.is_main and validation is not None and len(validation):
+                table = self._validate(validation, epoch)
+                row |= {f"{table.protocol} {key}": value for key, value in table.figures.items()}
+            progress.history.append(row)
+            progress.loss = progress.seconds = 0.0
+            if log is not None:
+                self.state.save(progress)
+                log.epoch(progress.history)
+                if report is not None:
+                    report(Epoch(row, self.recipe.epochs, table))
+            self.accelerator.wait_for_everyone()
+        if log is not None:
+            log.close()
+
+    def _epoch(self, epoch: int, log: RunLog | None) -> dict[str, Any]:
+        """Train for what is left of an epoch; its row of the log."""
+        recipe, progress, size = self.recipe, self.progress, self.recipe.batch_size
+        order = torch.randperm(len(self.crops), generator=_generator(recipe.seed, "order", epoch))
+        done = progress.step - epoch * self.steps
+        bar = tqdm(
+            total=self.steps * size,
+            initial=done * size,
+            desc=f"epoch {epoch + 1}/{recipe.epochs}",
+            unit=" images",
+            disable=None if self.engine.progress and self.is_main else True,  # none where nobody watches
+        )
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        loss_before, seconds_before = progress.loss, progress.seconds
+        feeding, start = 0.0, time.monotonic()
+        saved = start
+        batches = self._parts(order, done)
+        for step in range(done, self.steps):
+            self.schedule.step_update(epoch * self.steps + step)
+            loss = torch.zeros_like(total)
+            for _ in range(recipe.accumulate):
+                before = time.monotonic()
+                crops, changes = next(batches)
+                inputs = augment(crops, changes, self.config)
+                feeding += time.monotonic() - before
+                loss += self._learn(*inputs) / recipe.accumulate
+            progress.step += 1
+            if self.ema is not None:
+                self.ema.update(self.model, step=progress.step - 1)
+            total += loss
+            bar.update(size)
+            if step % _BOARD_EVERY == _BOARD_EVERY - 1 and log is not None:
+                rate = self.optimizer.param_groups[0]["lr"]
+                log.scalars({"step/loss": float(loss), "step/learning_rate": rate}, progress.step)
+                left = self._time_left((time.monotonic() - start) / (step + 1 - done))
+                bar.set_postfix_str(f"loss {float(loss):.3f}, {left} left of the run", refresh=False)
+            if log is not None and time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
+                saved = time.monotonic()
+                progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
+                self.state.save(progress)
+        bar.close()
+        loss_sum = float(self.accelerator.reduce(total, "mean")) + loss_before
+        seconds = time.monotonic() - start
+        images = (self.steps - done) * size
+        return {
+            "epoch": epoch + 1,
+            "step": progress.step,
+            "loss": loss_sum / self.steps,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds + seconds_before, 1),
+            "images_per_second": round(images / seconds, 1) if images else None,
+            "feeding_percent": round(100 * feeding / seconds, 2) if images else None,
+        }
+
+    def _parts(self, order: Tensor, done: int) -> Iterator[tuple[Crops, Changes]]:
+        """This process's parts of the batches of an epoch, from the first that is not done."""
+        size, accumulate = self.recipe.batch_size, self.recipe.accumulate
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        part = size // (processes * accumulate)
+        mine = [slice(start, start + part) for start in range(process * part, size, processes * part)]
+        batches = order[: self.steps * size].view(self.steps, size)[done:]
+        crops = self.crops.batches([batch[rows] for batch in batches for rows in mine])
+        first = self.progress.step
+        for i, group in enumerate(crops):
+            if i % accumulate == 0:
+                drawing = _generator(self.recipe.seed, "changes", first + i // accumulate)
+                changes = draw_changes(size, self.config.in_chans, self.recipe.augmentation, drawing)
+            yield group, changes.part(mine[i % accumulate])
+
+    def _learn(self, images: Tensor, keypoints: Tensor, labelled: Tensor) -> Tensor:
+        with self.accelerator.accumulate(self.network):
+            outputs = self.network(images.contiguous(memory_format=torch.channels_last), all_stacks=True)
+            loss = heatmap_loss(outputs, keypoints, labelled, self.config)
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients and self.recipe.clip_grad:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            self.stepper.step()
+            self.stepper.zero_grad()
+        return loss.detach()
+
+    def _validate(self, people: People, epoch: int) -> Evaluation:
+        model = self.model if self.ema is None else self.ema.module
+        predictions = predict_people(model, people)
+        keypoints = predictions.keypoints
+        if self.engine.sheets:
+            sheet = contact_sheet(people, predictions, person_errors(keypoints, people), self.config)
+            (self.folder / "sheets").mkdir(exist_ok=True)
+            sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
+        return score_keypoints(keypoints, people)
+
+    def _time_left(self, seconds: float) -> str:
+        """Of the run, at so many seconds a step."""
+        return str(tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step)))
+
+
+def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    except ImportError:
+        raise ImportError("Training needs Accelerate: pip install 'softgate-pose[train]'.") from None
+    if AcceleratorState._shared_state:  # an earlier run's precision is not this one's
+        AcceleratorState._reset_state(reset_partial_state=False)
+    precision = "no" if recipe.precision == "fp32" else recipe.precision
+    device = torch.device(engine.device)
+    if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=recipe.accumulate
+    )
+    if accelerator.device.type != device.type:
+        raise ValueError(
+            f"The device {engine.device!r} was asked for, and {accelerator.device.type!r} is what there is."
+        )
+    return accelerator
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    settings = {"opt": recipe.optimizer, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(model, **settings, **recipe.optimizer_settings)
+    except TypeError as error:
+        raise ValueError(f"optimizer_settings do not fit {recipe.optimizer}: {error}.") from None
+    return optimizer
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
+    from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+
+    warmup_steps = round(recipe.warmup * recipe.epochs * steps)
+    warmup = {"warmup_t": warmup_steps, "warmup_lr_init": recipe.learning_rate / 100 if warmup_steps else 0.0}
+    if recipe.schedule == "step":
+        milestones = [milestone * steps + 1 for milestone in recipe.milestones]  # timm drops one step before
+        return MultiStepLRScheduler(
+            optimizer, milestones, recipe.decay, t_in_epochs=False, warmup_prefix=False, **warmup
+        )
+    length = recipe.epochs * steps - warmup_steps  # timm counts the cosine from the warm-up's end
+    return CosineLRScheduler(optimizer, t_initial=length, t_in_epochs=False, warmup_prefix=True, **warmup)
+
+
+def _generator(seed: int, what: str, index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {what} {index}".encode()))
+
+
+def _fingerprint(people: People) -> str:
+    """What tells one table of people from another, wherever their images lie."""
+    digest = hashlib.sha256(" ".join(image.name for image in people.images).encode())
+    for column in (people.keypoints, people.labelled, people.boxes):
+        digest.update(column.contiguous().numpy().tobytes())
+    return f"{len(people)} people, {digest.hexdigest()[:16]}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import torch
 
 from softgate_pose import evaluation
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.people import concatenate
+from softgate_pose.people import People, concatenate
+from softgate_pose.predictions import require_keypoints
 from softgate_pose.readers import read_people
-from softgate_pose.training.loop import Recipe, fit
+from softgate_pose.training.crops import readable, some
+from softgate_pose.training.loop import Engine, Epoch, fit
+from softgate_pose.training.recipe import Recipe
 from softgate_pose.weights import save_pretrained
 
 __all__ = ["train_and_save"]
+
+logger = logging.getLogger(__name__)
 
 
 def train_and_save(
@@ -30,7 +36,8 @@ def train_and_save(
     licence: str | None = None,
     command: str | None = None,
     before: Mapping[str, Any] | None = None,
-    device: torch.device | str = "cpu",
+    engine: Engine | None = None,
+    report: Callable[[Epoch], None] | None = None,
 ) -> Path:
     """Train a model, measure what is saved, and save it with a card that says how it came to be.
 
@@ -46,20 +53,26 @@ def train_and_save(
         command: The command line, for the card.
         before: The ``training.json`` of the weights that the model came with, if any; its data and
             command become part of this one's.
-        device: Where to train.
+        engine: How to use the machine.
+        report: Called after each epoch.
 
     Returns:
-        ``folder/model``, written by ``save_pretrained`` in fp16.
+        ``folder/model``, written by ``save_pretrained`` in fp16; of several processes by the first.
+
+    Raises:
+        ValueError: If the data have none of the model's keypoints, or a test cannot be measured; and
+            as ``fit``. All that can be told before training is.
     """
-    skeleton = model.config.skeleton
     splits = {
-        source: read_people(source).to_skeleton(skeleton).hold_out(hold_out, recipe.seed)
+        source: _of_model(read_people(source), model, source).hold_out(hold_out, recipe.seed)
         for source in dict.fromkeys(sources)
     }
-    tested = {source: read_people(source) for source in tests}
+    tested = {source: _testable(read_people(source), model, source) for source in tests}
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
-    trained = fit(model, training_people, recipe, folder, validation=held_out, device=device)
+    trained = fit(model, training_people, recipe, folder, validation=held_out, engine=engine, report=report)
+    if not _is_main_process():
+        return folder / "model"
 
     trained.half().float()  # what is measured is what is saved
     metrics: list[dict[str, Any]] = []
@@ -86,6 +99,36 @@ def train_and_save(
         kept = ("data", "held_out", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
     return save_pretrained(trained, folder / "model", training=training, dtype=torch.float16)
+
+
+def _of_model(people: People, model: SoftGatePose, source: str) -> People:
+    """The people with the model's keypoints."""
+    own, wanted = people.skeleton.keypoints, model.config.skeleton
+    converted = people.to_skeleton(wanted)
+    if not converted.labelled.any():
+        raise ValueError(
+            f"{source} has nothing labelled that {model.config.name} predicts. It has {', '.join(own)}; the model "
+            f"{', '.join(wanted.keypoints)}. Build the model with the data's skeleton (--skeleton data)."
+        )
+    unused = [name for name in own if name not in wanted.keypoints]
+    if unused:
+        logger.warning("%s: %s does not predict %s; left out.", source, model.config.name, ", ".join(unused))
+    return converted
+
+
+def _testable(people: People, model: SoftGatePose, source: str) -> People:
+    """People that the model can be measured on."""
+    require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
+    _, problems = readable(people)
+    if problems:
+        raise ValueError(f"{source} cannot be measured: {some(problems)}.")
+    return people
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _label(source: str) -> str:

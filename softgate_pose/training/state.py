@@ -1,0 +1,146 @@
+"""The state of a training run on disk: written whole or not at all, and given back exactly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = ["Progress", "TrainingState"]
+
+logger = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Steps of the optimizer that are done.
+        loss: Sum of the losses of the steps of this epoch.
+        seconds: Time spent in this epoch.
+        history: A row for each epoch that is done.
+    """
+
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TrainingState:
+    """Everything that a run needs to go on, as one safetensors file in its folder.
+
+    Args:
+        folder: Of the run.
+        model: The weights that are trained.
+        ema: Their moving average, if there is one.
+        optimizer: Its tensors.
+        run: What may not change within a run, as JSON.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        ema: nn.Module | None,
+        optimizer: torch.optim.Optimizer,
+        run: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.optimizer, self.run = folder, optimizer, json.loads(json.dumps(run))
+        self.modules = {"model": model} | ({} if ema is None else {"ema": ema})
+
+    def save(self, progress: Progress) -> None:
+        """Replace the state on disk as a whole; the one before is kept as ``previous.safetensors``.
+
+        Raises:
+            OSError: If it cannot be written; what was there stays.
+        """
+        tensors = {f"{name}.{k}": v for name, module in self.modules.items() for k, v in module.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
+        metadata = {"run": json.dumps(self.run), "progress": json.dumps(vars(progress))}
+        part = self.folder / f"{LAST}.part"
+        try:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, part, metadata=metadata)
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())  # the data must be on the disk before the name is
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"The state of the run cannot be written to {part}: {error}. The one before it is kept; "
+                "give the same command again to go on from there."
+            ) from None
+        if (self.folder / LAST).exists():
+            os.replace(self.folder / LAST, self.folder / PREVIOUS)
+        os.replace(part, self.folder / LAST)
+
+    def load(self) -> Progress:
+        """Restore the run in the folder, if it holds one.
+
+        Raises:
+            ValueError: If it is a run of another recipe, model or people, or no state can be read.
+        """
+        files = [self.folder / name for name in (LAST, PREVIOUS) if (self.folder / name).exists()]
+        problems = []
+        for file in files:
+            try:
+                with safe_open(file, framework="pt") as stored:
+                    metadata = stored.metadata()
+                    tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+                run, progress = json.loads(metadata["run"]), Progress(**json.loads(metadata["progress"]))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                problems.append(f"{file} cannot be read ({error})")
+                continue
+            if problems:
+                logger.warning("%s; going on from %s.", problems[0], file)
+            self._check_same_run(run, file)
+            self._restore(tensors)
+            return progress
+        if files:
+            raise ValueError(f"{' and '.join(problems)}. Train into another folder, or delete this one to start again.")
+        return Progress()
+
+    def _check_same_run(self, run: Mapping[str, Any], file: Path) -> None:
+        there, here = _flat(run), _flat(self.run)
+        keys = dict.fromkeys((*there, *here))
+        differing = [key for key in keys if there.get(key) != here.get(key)]
+        if differing:
+            lines = [f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing]
+            raise ValueError(
+                f"{file} is of another run: {'; '.join(lines)}. Give the settings of that run to go on with it, "
+                "train into another folder, or delete this one to start again."
+            )
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        for name, module in self.modules.items():
+            module.load_state_dict(under(f"{name}."))
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in under("optimizer.").items():
+            index, _, name = key.partition(".")
+            states.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{name}.{key}" if name else key)
+    return flat

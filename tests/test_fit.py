@@ -1,0 +1,352 @@
+"""The training loop: what it learns, that it loses nothing, and that many processes do as one."""
+
+import csv
+import dataclasses
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from made_data import dotted_people
+from PIL import Image
+from safetensors.torch import load_file
+from train_made import CONFIG, RECIPE, trained
+
+from softgate_pose.evaluation import predict_people
+from softgate_pose.model.network import SoftGatePose
+from softgate_pose.readers import read_lsp, read_mpii_json
+from softgate_pose.training import crops as crops_module
+from softgate_pose.training import loop
+from softgate_pose.training.loop import Engine, fit
+from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
+from softgate_pose.training.state import LAST, PREVIOUS
+
+SCRIPT = Path(__file__).parent / "train_made.py"
+
+
+@pytest.fixture
+def people(lsp_folder):
+    return read_lsp(lsp_folder[0], "train")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def log_of(folder):
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_learns(tmp_path):
+    """Eight people whose joints are one bright dot: the network must find it."""
+    people = dotted_people(tmp_path, 8)
+    recipe = Recipe(epochs=30, batch_size=8, learning_rate=1e-2, ema_decay=0.8)
+    torch.manual_seed(0)
+    model = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "run", engine=Engine(progress=False))
+    error = torch.linalg.vector_norm(predict_people(model, people).keypoints - people.keypoints, dim=-1)
+    assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15
+
+
+# --- nothing is lost --------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(lsp_folder, people, tmp_path):
+    whole = trained(people, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    command = [sys.executable, SCRIPT, lsp_folder[0], folder, "--save-minutes", "0"]
+    state = folder / LAST
+    kills = 0
+    for moment in (0.0, 0.003, 0.01):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            # a moment after a state was replaced: within a step, or while the next state is written
+            if state.exists() and state.stat().st_mtime_ns != before:
+                time.sleep(moment)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert same(trained(people, folder), whole)
+    assert [row["epoch"] for row in log_of(folder)] == ["1", "2", "3"]
+
+
+def test_a_run_stopped_within_an_epoch_logs_the_whole_of_it(people, tmp_path, monkeypatch):
+    whole = trained(people, tmp_path / "whole")
+    learn, calls = loop._Run._learn, []
+
+    def stopped(self, *inputs):
+        calls.append(1)
+        if len(calls) == 6:  # the last step of the second epoch
+            raise KeyboardInterrupt
+        return learn(self, *inputs)
+
+    monkeypatch.setattr(loop._Run, "_learn", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(people, tmp_path / "parts", engine=Engine(progress=False, save_minutes=0))
+    assert len(log_of(tmp_path / "parts")) == 1
+    monkeypatch.setattr(loop._Run, "_learn", learn)
+    assert same(trained(people, tmp_path / "parts"), whole)
+    for row, expected in zip(log_of(tmp_path / "parts"), log_of(tmp_path / "whole"), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+        assert row["step"] == expected["step"]
+
+
+def test_a_torn_state_leaves_the_one_before(people, tmp_path, caplog):
+    whole = trained(people, tmp_path / "run")
+    state = tmp_path / "run" / LAST
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    assert same(trained(people, tmp_path / "run"), whole)
+    assert "going on from" in caplog.text
+    for name in (LAST, PREVIOUS):
+        (tmp_path / "run" / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.safetensors cannot be read .* and .*previous\.safetensors cannot be"):
+        trained(people, tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_last_state(people, tmp_path):
+    one_epoch = dataclasses.replace(RECIPE, epochs=1)
+    trained(people, tmp_path / "run", recipe=one_epoch)
+    before = load_file(tmp_path / "run" / LAST)
+    size = (tmp_path / "run" / LAST).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = tmp_path / "full"
+    trained(people, folder, recipe=RECIPE, stop_after=1)
+    kept = load_file(folder / LAST)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))  # as a full disk: writing fails half-way
+    try:
+        with pytest.raises(OSError, match=r"cannot be written to .*The one before it is kept"):
+            trained(people, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert same(load_file(folder / LAST), kept)
+    assert not list(folder.glob("*.part"))
+    assert same(trained(people, folder), trained(people, tmp_path / "whole"))
+    assert before.keys() == kept.keys()
+
+
+def test_a_finished_run_is_returned_as_it_is(people, tmp_path):
+    assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "run"))
+
+
+def test_a_run_does_not_go_on_with_another_recipe_and_says_what_differs(people, tmp_path):
+    trained(people, tmp_path / "run")
+    other = dataclasses.replace(RECIPE, epochs=9, augmentation=dataclasses.replace(RECIPE.augmentation, rotation=10.0))
+    with pytest.raises(ValueError, match=r"recipe\.epochs is 3 there, 9 here; recipe\.augmentation\.rotation is 60\.0"):
+        trained(people, tmp_path / "run", recipe=other)
+    with pytest.raises(ValueError, match=r"people is '6 people, .* there, '4 people,"):
+        trained(people.select(range(4)), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"model\.gate is 'channel' there, 'scalar' here"):
+        trained(people, tmp_path / "run", config=CONFIG.replace(gate="scalar"))
+
+
+# --- bad input ----------------------------------------------------------------------------------------
+
+
+def test_training_refuses_what_cannot_work(people, mpii_folder, tmp_path):
+    with pytest.raises(ValueError, match="6 people are fewer than one batch of 32"):
+        trained(people, tmp_path / "run", recipe=Recipe())
+    with pytest.raises(ValueError, match="skeleton 'mpii', the model 'lsp'"):
+        trained(read_mpii_json(mpii_folder, "valid"), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"batch of 2 cannot be shared evenly by 1 processes of 3 parts"):
+        trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, accumulate=3))
+    with pytest.raises(ValueError, match="'cuda' was asked for"):
+        trained(people, tmp_path / "run", engine=Engine(device="cuda"))
+    with pytest.raises(ValueError, match="optimizer_settings do not fit adamw"):
+        trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, optimizer_settings={"speed": 9}))
+
+
+def test_too_many_unreadable_images_stop_a_run_and_few_are_left_out(people, tmp_path, monkeypatch, caplog):
+    people.images[1].write_bytes(b"no picture")
+    people.images[4].unlink()
+    with pytest.raises(
+        ValueError, match=r"images of 2 of 6 people cannot be read, more than 1%: .*0002.*; No image .*0005"
+    ):
+        trained(people, tmp_path / "run")
+    monkeypatch.setattr(crops_module, "MAX_UNREADABLE", 0.5)
+    trained(people, tmp_path / "run")
+    assert "Left out of training" in caplog.text
+    assert [row["step"] for row in log_of(tmp_path / "run")] == ["2", "4", "6"]  # 4 people are left
+
+
+def test_validation_leaves_out_images_that_cannot_be_read(people, tmp_path, caplog):
+    training, validation = people.select(range(4)), people.select(range(4, 6))
+    validation.images[0].unlink()
+    trained(training, tmp_path / "run", validation=validation)
+    assert "Left out of validation: No image" in caplog.text
+
+
+# --- the same run on other machines -------------------------------------------------------------------
+
+
+def test_two_processes_follow_one(lsp_folder, people, tmp_path):
+    """Each of two processes sees one half of every batch; alone, one process sees the halves in turn."""
+    trained(people, tmp_path / "alone", recipe=dataclasses.replace(RECIPE, accumulate=2))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, SCRIPT, lsp_folder[0], tmp_path / "two"]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    together = load_file(tmp_path / "two" / LAST)
+    expected = load_file(tmp_path / "alone" / LAST)
+    weights = [key for key in expected if key.startswith("model.") and not key.endswith(("mean", "var", "tracked"))]
+    for key in weights:
+        torch.testing.assert_close(together[key], expected[key], atol=2e-4, rtol=1e-2)
+    torch.manual_seed(0)
+    first = SoftGatePose(CONFIG).state_dict()
+    assert max(float((expected[key] - first[key.removeprefix("model.")]).abs().max()) for key in weights) > 1e-3
+    losses = [[float(row["loss"]) for row in log_of(tmp_path / name)] for name in ("alone", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_streamed_and_stored_crops_train_the_same(people, tmp_path):
+    stored = trained(people, tmp_path / "stored")
+    for keep, workers in (("device", 0), ("stream", 0), ("stream", 1)):
+        engine = Engine(keep=keep, workers=workers, progress=False)
+        assert same(trained(people, tmp_path / f"{keep}{workers}", engine=engine), stored)
+
+
+def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatch):
+    epoch = loop._Run._epoch
+
+    def vanish(self, *arguments):
+        for image in people.images:
+            image.unlink(missing_ok=True)
+        return epoch(self, *arguments)
+
+    monkeypatch.setattr(loop._Run, "_epoch", vanish)
+    with pytest.raises(RuntimeError, match="cannot be read any more: No image"):
+        trained(people, tmp_path / "run", engine=Engine(keep="stream", progress=False))
+
+
+def test_bf16_trains_float32_weights(people, tmp_path):
+    exact = trained(people, tmp_path / "fp32")
+    rough = trained(people, tmp_path / "bf16", recipe=dataclasses.replace(RECIPE, precision="bf16"))
+    assert all(value.dtype == exact[key].dtype for key, value in rough.items())
+    assert not same(rough, exact)
+    losses = [float(log_of(tmp_path / name)[0]["loss"]) for name in ("fp32", "bf16")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_compiled_network_trains_the_same(people, tmp_path, monkeypatch):
+    compile_, compiled = torch.compile, []
+
+    def eager(model):  # without a C++ compiler
+        compiled.append(model)
+        return compile_(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    engine = Engine(compile=True, progress=False)
+    assert same(trained(people, tmp_path / "compiled", engine=engine), trained(people, tmp_path / "plain"))
+    assert len(compiled) == 1
+
+
+# --- recipes ------------------------------------------------------------------------------------------
+
+
+def rates(people, folder, recipe, monkeypatch):
+    learn, found = loop._Run._learn, []
+
+    def watched(self, *inputs):
+        found.append(self.optimizer.param_groups[0]["lr"])
+        return learn(self, *inputs)
+
+    monkeypatch.setattr(loop._Run, "_learn", watched)
+    trained(people, folder, recipe=recipe)
+    return found
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing(people, tmp_path, monkeypatch):
+    found = rates(people, tmp_path / "run", Recipe(epochs=10, batch_size=2, warmup=0.2), monkeypatch)
+    assert found.index(max(found)) == 6  # of 30 steps
+    assert max(found) == 1e-3
+    assert found[-1] < 1e-5
+
+
+def test_steps_drop_the_learning_rate_at_their_epochs(people, tmp_path, monkeypatch):
+    recipe = Recipe(epochs=4, batch_size=2, schedule="step", milestones=(1, 3), decay=0.1, warmup=0)
+    found = rates(people, tmp_path / "run", recipe, monkeypatch)
+    assert found == pytest.approx([1e-3] * 3 + [1e-4] * 6 + [1e-5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "drops"), [("paper-mpii", 200, (75, 100, 150)), ("paper-lsp", 100, (25, 50, 75))]
+)
+def test_the_papers_recipes(name, epochs, drops):
+    recipe, model = RECIPES[name].recipe, RECIPES[name].model
+    assert (recipe.epochs, recipe.milestones, recipe.batch_size, recipe.optimizer) == (epochs, drops, 24, "rmsprop")
+    assert recipe.learning_rate * recipe.decay**3 == pytest.approx(1e-5)
+    assert recipe.weight_decay == recipe.ema_decay == recipe.clip_grad == recipe.warmup == 0
+    assert model == {"heatmap": "gaussian", "sigma": 1.0, "input_size": (256, 256)}
+    optimizer = loop._optimizer(SoftGatePose(CONFIG), recipe)
+    assert type(optimizer) is torch.optim.RMSprop
+    assert optimizer.defaults["momentum"] == 0
+    assert optimizer.defaults["alpha"] == 0.99
+
+
+def test_weight_decay_spares_gates_biases_and_norms():
+    model = SoftGatePose(CONFIG)
+    optimizer = loop._optimizer(model, Recipe(weight_decay=0.1))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    convolutions = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    assert names == {f"{name}.weight" for name in convolutions}
+
+
+def test_settings_change_recipe_augmentation_and_model():
+    changed = get_recipe("fast").change({"epochs": 3, "rotation": 10, "gate": "scalar", "milestones": []})
+    assert isinstance(changed, NamedRecipe)
+    assert (changed.recipe.epochs, changed.recipe.augmentation.rotation, changed.model) == (3, 10, {"gate": "scalar"})
+    with pytest.raises(ValueError, match=r"Unknown setting 'rotatoin'\. Did you mean 'rotation'"):
+        get_recipe("fast").change({"rotatoin": 3})
+    with pytest.raises(ValueError, match="Unknown recipe 'quick'; known are fast, paper-mpii, paper-lsp"):
+        get_recipe("quick")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"learning_rate": 0}, "would leave the weights"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"ema_decay": 1.5}, "ema_decay must be a number of at least 0 and at most 1"),
+        ({"optimizer": "lamb"}, "optimizer must be one of adamw"),
+        ({"precision": "fp8"}, "precision must be one of fp32, bf16"),
+        ({"schedule": "step"}, "needs milestones"),
+        ({"milestones": (3, 2), "schedule": "step"}, "rising epochs"),
+    ],
+)
+def test_recipes_refuse_what_makes_no_sense(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        Recipe(**wrong)
+
+
+# --- watching -----------------------------------------------------------------------------------------
+
+
+def test_a_run_is_logged_and_drawn(people, tmp_path):
+    epochs = []
+    folder = tmp_path / "run"
+    trained(people.select(range(4)), folder, validation=people.select(range(2, 6)), report=epochs.append)
+    assert [epoch.row["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert epochs[-1].validation.people == 4
+    rows = log_of(folder)
+    assert float(rows[2]["PCK@0.2 mean"]) == pytest.approx(epochs[2].validation.figures["mean"])
+    assert all(0 < float(row["feeding_percent"]) < 100 and float(row["images_per_second"]) > 0 for row in rows)
+    with Image.open(folder / "sheets" / "epoch003.jpg") as sheet:
+        assert sheet.size == (4 * 192, 2 * (192 + 14))  # four fixed people above the four worst
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    points = board.Scalars("epoch/loss")
+    assert [point.step for point in points] == [2, 4, 6]
+    assert points[2].value == pytest.approx(float(rows[2]["loss"]))
