@@ -45,7 +45,7 @@ def _model_options(command: Callable[P, R]) -> Callable[P, R]:
         click.option(
             "--model",
             "model_name",
-            help="A name from `softgate-pose list`, hf-hub:OWNER/REPO or local-dir:FOLDER. "
+            help="A name from `softgate-pose list`, hf-hub:OWNER/REPO, local-dir:FOLDER, or an exported file.onnx. "
             "[default: the first that has weights]",
         ),
     ):
@@ -448,6 +448,27 @@ def _print_epoch(epoch: Any) -> None:
         click.echo(f"  {epoch.validation.protocol} of {epoch.validation.people} held-out people: {parts}")
 
 
+@main.command()
+@click.argument("name")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for NAME.")
+@click.option("--decode", type=click.Choice(get_args(DecodeMethod)), help="Put a decoder behind the network.")
+@_plain_errors()
+def export(name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod | None) -> None:
+    """Write model NAME to OUT, a .onnx or .pt2 file that takes any number of images.
+
+    Without --decode heatmaps come out, and `predict --model file.onnx` runs it in ONNX Runtime; with it keypoints
+    in input pixels and their scores.
+    """
+    from softgate_pose.export import export_model
+
+    _, model = _build(name, checkpoint, "cpu")
+    file = export_model(model, out, decode=decode)
+    height, width = model.config.input_size
+    click.echo(f"{file}: {model.config.name} for images (B, {model.config.in_chans}, {height}, {width}), ", nl=False)
+    click.echo("normalised as the model's config says.")
+
+
 def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
     """What is known of how the weights came to be that a model is created with; None for no weights."""
     if checkpoint is None and name.startswith("local-dir:"):
@@ -468,8 +489,13 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
     """The named model with its weights, or the first that has some."""
     import torch
 
+    from softgate_pose.export import load_onnx
     from softgate_pose.factory import create_model
 
+    if name is not None and name.endswith(".onnx"):
+        if checkpoint is not None or device != "cpu":
+            raise ValueError(f"{name} runs as it is, on the CPU: leave out --checkpoint and --device.")
+        return name, load_onnx(name)
     if name is None:
         if checkpoint is not None:
             raise ValueError("--checkpoint needs --model, the model that the weights are of.")

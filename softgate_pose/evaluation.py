@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from softgate_pose.images import load_image
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
@@ -53,7 +53,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: SoftGatePose,
+    model: PoseModel,
     people: People,
     *,
     flip_test: bool = False,
@@ -143,7 +143,7 @@ def _distances(keypoints: Tensor, people: People, protocol: _Protocol) -> Tensor
 
 
 def predict_people(
-    model: SoftGatePose,
+    model: PoseModel,
     people: People,
     *,
     flip_test: bool = False,

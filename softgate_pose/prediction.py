@@ -13,7 +13,7 @@ from torch import Tensor
 from softgate_pose.config import STRIDE
 from softgate_pose.draw import MIN_SCORE, draw_poses
 from softgate_pose.images import ImageSource, load_image, normalize
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.network import PoseModel
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps, flip_heatmaps
 from softgate_pose.pose.skeleton import Skeleton
@@ -83,7 +83,7 @@ class Poses:
 
 
 def predict(
-    model: SoftGatePose,
+    model: PoseModel,
     image: ImageSource,
     boxes: Tensor | Sequence[Sequence[float]] | None = None,
     *,
@@ -145,7 +145,7 @@ def predict(
 
 
 def predict_crops(
-    model: SoftGatePose, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
+    model: PoseModel, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
 ) -> tuple[Tensor, Tensor]:
     """Keypoints in crops of one person each.
 
@@ -164,7 +164,7 @@ def predict_crops(
     return geometry.heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
 
 
-def infer_heatmaps(model: SoftGatePose, images: Tensor, *, flip_test: bool = False) -> Tensor:
+def infer_heatmaps(model: PoseModel, images: Tensor, *, flip_test: bool = False) -> Tensor:
     """The model's heatmaps (N, K, h, w) of normalised images (N, C, H, W), in evaluation mode, without gradients."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -11,10 +11,20 @@ from softgate_pose.config import PoseConfig
 from softgate_pose.model.hourglass import Hourglass, gated_block
 from softgate_pose.pose.heatmaps import spatial_softmax
 
-__all__ = ["SoftGatePose"]
+__all__ = ["PoseModel", "SoftGatePose"]
 
 
-class SoftGatePose(nn.Module):
+class PoseModel(nn.Module):
+    """What ``predict`` takes: normalised images (B, C, H, W) to heatmaps (B, K, H / 4, W / 4).
+
+    Attributes:
+        config: Of the network, in whatever form it runs.
+    """
+
+    config: PoseConfig
+
+
+class SoftGatePose(PoseModel):
     """Images of one person each to one heatmap per keypoint.
 
     Source: Bulat et al., "Toward fast and accurate human pose estimation via soft-gated skip

@@ -1,0 +1,164 @@
+"""Leave PyTorch: networks as ONNX or ``torch.export`` files, and ONNX files back as models that ``predict`` takes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softgate_pose.config import STRIDE, PoseConfig
+from softgate_pose.model.network import PoseModel, SoftGatePose
+from softgate_pose.pose.geometry import heatmap_to_input
+from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
+
+__all__ = ["OnnxPose", "export_model", "load_onnx"]
+
+_CONFIG_KEY = "softgate_pose.config"
+_INSTALL = "pip install 'softgate-pose[export]'"
+
+
+class _Decoded(nn.Module):
+    """A network with the decoder behind it: images to keypoints in input pixels, and scores."""
+
+    def __init__(self, model: SoftGatePose, method: DecodeMethod) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        keypoints, scores = decode_heatmaps(self.model(images), self.method)
+        return heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
+
+
+def export_model(model: SoftGatePose, file: str | os.PathLike[str], *, decode: DecodeMethod | None = None) -> Path:
+    """Write a model for other runtimes, in float32, for any number of images of its config's input size.
+
+    | | shape | meaning |
+    |---|---|---|
+    | input ``images`` | (B, C, H, W) | normalised by the config's mean and std, see ``images.normalize`` |
+    | output ``heatmaps`` | (B, K, H / 4, W / 4) | as ``model(images)`` returns them |
+    | with ``decode``: ``keypoints`` | (B, K, 2) | (x, y) in input pixels |
+    | and ``scores`` | (B, K) | in 0..1 |
+
+    An ONNX file holds the model's config in its metadata; ``load_onnx`` reads it.
+
+    Args:
+        model: From ``create_model``; it is left as it is.
+        file: ``.onnx``, or ``.pt2`` for what ``torch.export.load`` reads.
+        decode: Put this decoder behind the network. None: heatmaps come out.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If the folder of the file does not exist.
+        ImportError: If ONNX is asked for and is not installed.
+        ValueError: If the file has another suffix.
+    """
+    file = Path(file)
+    if file.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
+    plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    module = plain if decode is None else _Decoded(plain, decode).eval()
+    images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    part = file.with_name(file.name + ".part")
+    try:
+        with torch.inference_mode():
+            if file.suffix == ".pt2":
+                with part.open("wb") as stream:
+                    torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), stream)
+            else:
+                _write_onnx(module, images, shapes, ["heatmaps"] if decode is None else ["keypoints", "scores"], part)
+                _describe(part, model.config)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    return file
+
+
+def _write_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str], file: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ImportError(f"Exporting to ONNX needs more packages: {_INSTALL}.") from None
+    torch.onnx.export(
+        module,
+        (images,),
+        file,
+        input_names=["images"],
+        output_names=outputs,
+        dynamic_shapes=shapes,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _describe(file: Path, config: PoseConfig) -> None:
+    import onnx
+
+    stored = onnx.load(file)
+    stored.metadata_props.add(key=_CONFIG_KEY, value=config.to_json())
+    onnx.save(stored, file)
+
+
+class OnnxPose(PoseModel):
+    """An exported model that runs in ONNX Runtime, for ``predict`` and ``evaluate`` as if it were the original.
+
+    Args:
+        file: From ``export_model``, without a decoder.
+        threads: For ONNX Runtime; 0 for its own choice.
+
+    Attributes:
+        config: That of the model that was exported.
+    """
+
+    def __init__(self, file: Path, threads: int = 0) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ImportError(f"Running ONNX files needs ONNX Runtime: {_INSTALL}.") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own types, that share no base
+            raise ValueError(f"{file} cannot be read as an ONNX file: {error}") from None
+        described = self.session.get_modelmeta().custom_metadata_map.get(_CONFIG_KEY)
+        if described is None:
+            raise ValueError(f"{file} carries no config; export it with softgate-pose export.")
+        self.config = PoseConfig.from_json(described)
+        outputs = [output.name for output in self.session.get_outputs()]
+        if outputs != ["heatmaps"]:
+            raise ValueError(f"{file} gives {' and '.join(outputs)}; export it without --decode to predict with it.")
+        # predict asks a model's parameters where it runs, and in what precision
+        self.placeholder = nn.Parameter(torch.zeros(0), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Heatmaps (B, K, H / 4, W / 4) of images (B, C, H, W) of the config's input size."""
+        expected = (self.config.in_chans, *self.config.input_size)
+        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"{self.config.name} was exported for images (B, {expected}), got {tuple(images.shape)}.")
+        (heatmaps,) = self.session.run(None, {"images": images.float().cpu().numpy()})
+        return torch.from_numpy(heatmaps)
+
+
+def load_onnx(file: str | os.PathLike[str], *, threads: int = 0) -> OnnxPose:
+    """A model from an ONNX file of ``export_model``, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If ONNX Runtime is not installed.
+        ValueError: If it is not such a file, or decodes by itself.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"No ONNX file {file}.")
+    return OnnxPose(file, threads)
