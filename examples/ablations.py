@@ -60,11 +60,11 @@ PAPER = {
 
 
 def measure(
-    settings: dict[str, Any], model_name: str, splits: tuple[People, People], size: int, epochs: int, folder: Path
+    settings: dict[str, Any], model_name: str, splits: tuple[People, People], budget: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
     done = folder / "result.json"
-    recipe = get_recipe("fast").change({"epochs": epochs, "input_size": (size, size), **settings})
+    recipe = get_recipe("fast").change({**budget, **settings})
     if not done.exists():
         torch.manual_seed(recipe.recipe.seed)
         model = create_model(model_name, **recipe.model)
@@ -80,6 +80,7 @@ def measure(
 @click.option("--model", "model_name", default="sgpose_0m5_1s", show_default=True)
 @click.option("--size", default=128, show_default=True)
 @click.option("--epochs", default=6, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), help="People a step.  [default: the recipe's]")
 @click.option("--hold-out", default=0.2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="ablations", show_default=True)
 def main(
@@ -88,12 +89,14 @@ def main(
     model_name: str,
     size: int,
     epochs: int,
+    batch_size: int | None,
     hold_out: float,
     out: Path,
 ) -> None:
     skeleton = create_model(model_name).config.skeleton
     people = concatenate([read_people(source).to_skeleton(skeleton) for source in sources])
     splits = people.hold_out(hold_out)
+    budget = {"epochs": epochs, "input_size": (size, size)} | ({"batch_size": batch_size} if batch_size else {})
     click.echo(
         f"{model_name}, {size} px, {epochs} epochs of {len(splits[0])} people ({', '.join(sources)}); "
         f"measured on {len(splits[1])} held-out people."
@@ -101,7 +104,7 @@ def main(
     for group in groups:
         for name, settings in GROUPS[group].items():
             folder = out / (name.replace(" ", "-").replace(",", "") if settings else "fast")
-            result = measure(settings, model_name, splits, size, epochs, folder)
+            result = measure(settings, model_name, splits, budget, folder)
             protocol = result["protocol"]
             if name == next(iter(GROUPS[group])):
                 paper = "the paper's PCKh@0.5 (its weights, all of MPII, 2 x 128) | " if group in PAPER else ""
