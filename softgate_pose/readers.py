@@ -315,7 +315,9 @@ def _coco_category(categories: list[Any]) -> tuple[Any, Skeleton]:
     """The id of the one category with keypoints, and its skeleton."""
     found = [category for category in categories if isinstance(category, dict) and category.get("keypoints")]
     if len(found) != 1:
-        raise ValueError(f"expected one category with keypoints, found {len(found)}")
+        names = ", ".join(str(category.get("name", "unnamed")) for category in found)
+        remedy = f" ({names}); write a file for each" if found else ""
+        raise ValueError(f"expected one category with keypoints, found {len(found)}{remedy}")
     names = found[0]["keypoints"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"keypoints of a category must be a list of names, got {reprlib.repr(names)}")

@@ -63,7 +63,10 @@ def dog(**changes):
         (coco_data(images={}), "'images' must be a list, got a dictionary"),
         (coco_data(images=[{"id": 7}]), "'file_name' is missing"),
         (coco_data(categories=[]), "one category with keypoints, found 0"),
-        (coco_data(categories=dog() + dog(id=4)), "one category with keypoints, found 2"),
+        (
+            coco_data(categories=dog() + dog(id=4)),
+            r"one category with keypoints, found 2 \(dog, dog\); write a file for each",
+        ),
         (coco_data(categories=dog(keypoints="nose")), "must be a list of names, got 'nose'"),
         (coco_data(categories=dog(keypoints=["nose", "nose"], skeleton=[])), "names 'nose' twice"),
         (coco_data(categories=dog(skeleton=[[0, 1]])), r"counted from 1 to 5, got \[\[0, 1\]\]"),
