@@ -62,7 +62,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise FileNotFoundError(f"No weights: there is no file or folder {path}.")
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"No weights: the folder {path} has no {WEIGHTS_FILE}.")
+        inner = path / "model"  # where a training run puts it
+        hint = f" Did you mean {inner}?" if (inner / WEIGHTS_FILE).is_file() else ""
+        raise FileNotFoundError(f"No weights: the folder {path} has no {WEIGHTS_FILE}.{hint}")
     metadata = _read_header(file)
     if "run" in metadata:
         raise ValueError(f"{file} is the state of a training run, not a model; use the folder {file.parent / 'model'}.")
@@ -231,8 +233,9 @@ def adapt_tensors(
             source = tensors[key].index_select(along, torch.tensor(old, dtype=torch.long))
             tensors[key] = fresh.index_copy(along, torch.tensor(new, dtype=torch.long), source)
         added = [name for name in new_names if name not in kept]
+        which = f" ({', '.join(kept)})" if kept else ""
         notes.append(
-            f"heads kept for {len(kept)} of {len(new_names)} keypoints ({', '.join(kept) or 'none'}); "
+            f"heads kept for {len(kept)} of {len(new_names)} keypoints{which}; "
             f"new and untrained: {', '.join(added) or 'none'}"
         )
     key = "stem.0.weight"

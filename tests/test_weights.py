@@ -253,6 +253,14 @@ def test_another_skeleton_keeps_what_both_name(tiny_model, folder, caplog):
     assert "new and untrained: nose, left_eye" in caplog.text
 
 
+def test_the_folder_of_a_run_says_where_its_model_is(folder):
+    run = folder.rename(folder.parent / "run-model")
+    (folder.parent / "run").mkdir()
+    run.rename(folder.parent / "run" / "model")
+    with pytest.raises(FileNotFoundError, match=r"run has no model\.safetensors\. Did you mean .*model\?"):
+        create_model(f"local-dir:{folder.parent / 'run'}")
+
+
 def test_a_kept_keypoint_is_predicted_as_before(tiny_model, folder):
     """One stack only: with more, new heatmaps change nothing either, since their join starts at 0."""
     model = create_model(f"local-dir:{folder}", skeleton=["left_knee", "tail", "neck"])
@@ -281,7 +289,7 @@ def test_nothing_is_kept_between_skeletons_without_names(folder, tmp_path, caplo
 def test_another_number_of_keypoints_makes_all_heads_new(folder, caplog):
     model = create_model(f"local-dir:{folder}", num_keypoints=5)
     assert model.config.skeleton.keypoints[0] == "keypoint_0"
-    assert "heads kept for 0 of 5" in caplog.text
+    assert "heads kept for 0 of 5 keypoints; new and untrained: keypoint_0" in caplog.text
     assert create_model(f"local-dir:{folder}", num_keypoints=14).config.skeleton == LSP
     with pytest.raises(ValueError, match="num_keypoints=5, but skeleton 'mpii' has 16"):
         create_model("sgpose_0m5_1s", num_keypoints=5, skeleton=MPII)
