@@ -58,7 +58,10 @@ def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: 
     """Raise ``ValueError`` if a keypoint that data are scored on is not predicted."""
     lacking = [name for name in wanted if name not in predicted]
     if lacking:
-        raise ValueError(f"{subject} does not predict {', '.join(lacking)}, which the data are scored on.")
+        raise ValueError(
+            f"{subject} does not predict {', '.join(lacking)}, which the data are scored on. "
+            f"It predicts {', '.join(predicted)}; score what was trained on the data's keypoints."
+        )
 
 
 def write_predictions(file: Path, predictions: Predictions) -> None:

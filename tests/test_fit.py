@@ -153,7 +153,7 @@ def test_a_run_does_not_go_on_with_another_recipe_and_says_what_differs(people, 
 
 
 def test_training_refuses_what_cannot_work(people, mpii_folder, tmp_path):
-    with pytest.raises(ValueError, match="6 people are fewer than one batch of 32"):
+    with pytest.raises(ValueError, match="6 people are fewer than one batch of 32; choose a smaller batch_size"):
         trained(people, tmp_path / "run", recipe=Recipe())
     with pytest.raises(ValueError, match="skeleton 'mpii', the model 'lsp'"):
         trained(read_mpii_json(mpii_folder, "valid"), tmp_path / "run")

@@ -119,7 +119,9 @@ def fit(
         if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
             raise ValueError(f"The people have skeleton {group.skeleton.name!r}, the model {config.skeleton.name!r}.")
     if len(people) < recipe.batch_size:
-        raise ValueError(f"{len(people)} people are fewer than one batch of {recipe.batch_size}.")
+        raise ValueError(
+            f"{len(people)} people are fewer than one batch of {recipe.batch_size}; choose a smaller batch_size."
+        )
     accelerator = _accelerator(recipe, engine)
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
