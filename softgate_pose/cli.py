@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -419,6 +419,7 @@ def train(
         before=_training_of(name, checkpoint),
         engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
         report=_print_epoch,
+        report_test=_print_test,
     )
     click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
 
@@ -444,8 +445,20 @@ def _print_epoch(epoch: Any) -> None:
         f"{row['seconds']:.0f} s"
     )
     if epoch.validation is not None:
-        parts = "  ".join(f"{part} {value:.1f}" for part, value in epoch.validation.figures.items())
+        parts = _parts(epoch.validation.figures)
         click.echo(f"  {epoch.validation.protocol} of {epoch.validation.people} held-out people: {parts}")
+
+
+def _print_test(row: Mapping[str, Any]) -> None:
+    """A row of the card's table of what was measured, or of the mean pose beside it, which knows no flip test."""
+    how = {False: "without flip test", True: "with flip test", None: "the mean training pose"}[row.get("flip_test")]
+    told = ("data", "flip_test", "protocol", "people", "left_out")
+    figures = {key: value for key, value in row.items() if key not in told}
+    click.echo(f"{row['data']}, {row['protocol']} of {row['people']} people, {how}:\n  {_parts(figures)}")
+
+
+def _parts(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{part} {value:.1f}" for part, value in figures.items())
 
 
 @main.command()

@@ -38,6 +38,7 @@ def train_and_save(
     before: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
+    report_test: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Path:
     """Train a model, measure what is saved, and save it with a card that says how it came to be.
 
@@ -55,6 +56,7 @@ def train_and_save(
             command become part of this one's.
         engine: How to use the machine.
         report: Called after each epoch.
+        report_test: Called with each row of the card's tables as it is measured.
 
     Returns:
         ``folder/model``, written by ``save_pretrained`` in fp16; of several processes by the first.
@@ -77,12 +79,18 @@ def train_and_save(
     trained.half().float()  # what is measured is what is saved
     metrics: list[dict[str, Any]] = []
     baseline: list[dict[str, Any]] = []
+
+    def add(table: list[dict[str, Any]], row: dict[str, Any]) -> None:
+        table.append(row)
+        if report_test is not None:
+            report_test(row)
+
     for source, people in tested.items():
         for flip_test in (False, True):
             result = evaluation.evaluate(trained, people, flip_test=flip_test, progress=True)
-            metrics.append({"data": _label(source), "flip_test": flip_test, **result.to_dict()})
+            add(metrics, {"data": _label(source), "flip_test": flip_test, **result.to_dict()})
         mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        baseline.append({"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
+        add(baseline, {"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
     training = {
         "data": [
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
