@@ -116,6 +116,12 @@ def test_skeletons_mirror_left_and_right_and_nothing_else(skeleton):
     assert {i for edge in skeleton.edge_indices for i in edge} == set(range(len(skeleton)))
 
 
+def test_sides_that_mirroring_does_not_swap():
+    names = ("left_eye", "right_eye", "wing_left", "wing_right", "left_horn", "leftFin", "Right ear", "bright_spot")
+    assert Skeleton("x", names).unpaired == ("wing_left", "wing_right", "left_horn", "leftFin", "Right ear")
+    assert not any(skeleton.unpaired for skeleton in SKELETONS.values())
+
+
 def test_skeletons_by_name_list_and_object():
     assert get_skeleton("lsp") is LSP
     assert get_skeleton(MPII) is MPII

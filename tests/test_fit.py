@@ -17,11 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from train_made import CONFIG, RECIPE, trained
 
+from softgate_pose import LSP, Skeleton
 from softgate_pose.evaluation import predict_people
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.readers import read_lsp, read_mpii_json
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop
+from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
 from softgate_pose.training.state import LAST, PREVIOUS
@@ -147,6 +149,18 @@ def test_a_run_does_not_go_on_with_another_recipe_and_says_what_differs(people, 
         trained(people.select(range(4)), tmp_path / "run")
     with pytest.raises(ValueError, match=r"model\.gate is 'channel' there, 'scalar' here"):
         trained(people, tmp_path / "run", config=CONFIG.replace(gate="scalar"))
+
+
+def test_sides_that_mirroring_does_not_swap_are_warned_of(people, tmp_path, caplog):
+    names = ("ankle_right", *LSP.keypoints[1:])
+    other = dataclasses.replace(people, skeleton=Skeleton("other", names))
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    trained(other, tmp_path / "run", recipe=recipe, config=CONFIG.replace(skeleton=other.skeleton))
+    assert "will not swap ankle_right, left_ankle: only pairs named left_x and right_x" in caplog.text
+    caplog.clear()
+    recipe = dataclasses.replace(recipe, augmentation=Augmentation(flip=0.0))
+    trained(other, tmp_path / "unmirrored", recipe=recipe, config=CONFIG.replace(skeleton=other.skeleton))
+    assert "swap" not in caplog.text
 
 
 # --- bad input ----------------------------------------------------------------------------------------

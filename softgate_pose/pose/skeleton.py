@@ -6,6 +6,7 @@ annotations and pretrained heads move from one skeleton to another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,11 @@ class Skeleton:
         return tuple(index.get(_other_side(keypoint), i) for i, keypoint in enumerate(self.keypoints))
 
     @property
+    def unpaired(self) -> tuple[str, ...]:
+        """Keypoints whose name speaks of a side, and which yet are their own mirror image: ``wing_left``."""
+        return tuple(name for i, name in enumerate(self.keypoints) if self.mirror[i] == i and _names_a_side(name))
+
+    @property
     def edge_indices(self) -> tuple[tuple[int, int], ...]:
         """The edges as pairs of keypoint indices."""
         index = {keypoint: i for i, keypoint in enumerate(self.keypoints)}
@@ -76,6 +82,11 @@ class Skeleton:
         if isinstance(num_keypoints, bool) or not isinstance(num_keypoints, int) or num_keypoints < 1:
             raise ValueError(f"num_keypoints must be a whole number of at least 1, got {num_keypoints!r}.")
         return cls(f"keypoints{num_keypoints}", tuple(f"keypoint_{i}" for i in range(num_keypoints)))
+
+
+def _names_a_side(keypoint: str) -> bool:
+    words = re.split(r"[^a-zA-Z]+|(?<=[a-z])(?=[A-Z])", keypoint)
+    return any(word.lower() in ("left", "right") for word in words)
 
 
 def _other_side(keypoint: str) -> str:

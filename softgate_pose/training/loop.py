@@ -129,6 +129,12 @@ def fit(
             f"A batch of {recipe.batch_size} cannot be shared evenly by {accelerator.num_processes} processes "
             f"of {recipe.accumulate} parts each; choose a batch_size that {parts} divides."
         )
+    if config.skeleton.unpaired and recipe.augmentation.flip:
+        logger.warning(
+            "Mirroring will not swap %s: only pairs named left_x and right_x change places. "
+            "Rename them, or train with flip=0.",
+            ", ".join(config.skeleton.unpaired),
+        )
     if validation is not None:
         validation, problems = readable(validation)
         if problems:
