@@ -289,12 +289,19 @@ def evaluate(
 
     people = read_people(data)
     annotations_file = coco_file(data)
-    annotations = None if annotations_file is None else oks.read_coco_annotations(annotations_file)
+    annotations, no_precision = None, None
+    if annotations_file is not None:
+        try:
+            annotations = oks.read_coco_annotations(annotations_file)
+        except ImportError as error:
+            no_precision = error
     found: Predictions | list[dict[str, Any]]
     settings: dict[str, Any] = {}
     if predictions_file is not None:
         name, found = str(predictions_file), read_predictions(predictions_file, people)
         if annotations is None and not isinstance(found, Predictions):
+            if no_precision is not None:  # which is all that such a file is scored by
+                raise no_precision
             raise ValueError(f"{predictions_file} holds COCO's results, which score on coco: data alone; got {data}.")
     elif mean_pose:
         training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
@@ -318,6 +325,8 @@ def evaluate(
         scored = oks.score_oks(found, annotations)
         _print_evaluation(scored)
         row["oks"] = {**scored.to_dict(), "definition": scored.definition}
+    if no_precision is not None:
+        click.echo(f"\nWithout average precision. {no_precision}", err=True)
     if json_file is not None:
         json_file.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -593,7 +593,15 @@ def test_models_that_lack_keypoints(mpii_source, tmp_path):
     assert "does not predict pelvis, thorax" in failing("--model", model_of(LSP, tmp_path / "m"), "--data", mpii_source)
 
 
-def test_without_pycocotools_coco_data_are_an_error_before_predicting(tmp_path, monkeypatch):
-    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
+def test_without_pycocotools_coco_data_are_scored_but_for_average_precision(tmp_path, monkeypatch):
+    source = coco_source(tmp_path, [coco_annotation(1, points_17())], images=1)
+    saved, results = tmp_path / "p.json", written(tmp_path / "results.json", "[]")
+    scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", saved)
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    assert "pip install 'softgate-pose[coco]'" in failing("--data", source)
+    result = run("--predictions", saved, "--data", source, "--json", tmp_path / "table.json")
+    assert result.exit_code == 0, result.output
+    assert "Without average precision. OKS and AP need pycocotools: pip install 'softgate-pose[coco]'" in result.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert (table["protocol"], table["mean"]) == ("PCK@0.2", 100)
+    assert "oks" not in table
+    assert "pip install 'softgate-pose[coco]'" in failing("--predictions", results, "--data", source)
