@@ -129,7 +129,7 @@ def draw_one(model_name: str, data: Path) -> None:
     boxes = [row["bbox"] for row in annotations if row["image_id"] == shown]
     photo = data / "val" / f"{shown:04d}.jpg"
     poses = softgate_pose.predict(model, photo, [(x, y, x + w, y + h) for x, y, w, h in boxes], flip_test=True)
-    poses.draw(photo).save(FOLDER / "poses.png")
+    poses.draw(photo).save(FOLDER / "poses.jpg", quality=92)
 
 
 def main() -> None:
@@ -155,7 +155,7 @@ def main() -> None:
     card = json.loads((run / "model" / "training.json").read_text())
     measured, baseline = json.loads((FOLDER / "table.json").read_text())["mean"], card["baseline"][0]["mean"]
     print(f"\nThe mean pose, which looks at no image: {baseline:.1f} %; the network: {measured:.1f} %; goal: {GOAL} %.")
-    print(f"Open {FOLDER / 'poses.png'}.")
+    print(f"Open {FOLDER / 'poses.jpg'}.")
     if measured < GOAL:
         sys.exit("The goal was missed.")
 

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_data import write_coco
+
+from softgate_pose.readers import read_people
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,6 +75,19 @@ def test_ablations_print_the_paper_s_figures_beside_ours_and_train_nothing_twice
     monkeypatch.setattr("softgate_pose.training.loop.fit", lambda *_, **__: pytest.fail("trained again"))
     assert run_example("ablations.py", ABLATIONS, monkeypatch) == 0
     assert capsys.readouterr().out == first
+
+
+def test_the_annotations_that_training_shows_are_read(tmp_path):
+    (block,) = re.findall(
+        r"^```json\n(.*?)^```", (ROOT / "docs" / "training.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    source = write_coco(tmp_path, block)
+    people = read_people(source)
+    assert people.labelled.tolist() == [[True, True, True, True, False]]
+    x0, y0, x1, y1 = people.boxes[0].tolist()
+    for x, y in people.keypoints[people.labelled].tolist():
+        assert x0 <= x <= x1
+        assert y0 <= y <= y1
 
 
 def test_tables_are_those_of_the_zoo():
