@@ -37,7 +37,6 @@ RECIPE = {
     "alpha from 1": {"alpha_init": 1.0},
     "squared error on Gaussians": {"heatmap": "gaussian"},
     "learning rate 2e-3": {"learning_rate": 2e-3},
-    "batch 16": {"batch_size": 16},
     "rotation 30": {"rotation": 30.0},
     "4 patches": {"patches": 4},
     "half body 0.3": {"half_body": 0.3},
