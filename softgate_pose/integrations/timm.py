@@ -1,0 +1,149 @@
+"""The models in timm's registry: ``register()``, then ``timm.create_model("sgpose_small_4s")``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.models import DefaultCfg, FeatureInfo, PretrainedCfg, is_model, register_model
+from torch import Tensor, nn
+
+from softgate_pose import zoo
+from softgate_pose.config import STRIDE
+from softgate_pose.factory import create_model
+from softgate_pose.model.hourglass import Hourglass
+from softgate_pose.model.network import SoftGatePose
+
+__all__ = ["PyramidFeatures", "register"]
+
+default_cfgs: dict[str, DefaultCfg] = {}
+"""What timm's registry looks for in the module of a model's function."""
+
+
+def register() -> None:
+    """Add the models to timm's registry, for this process.
+
+    ``timm.create_model`` and ``timm.list_models("sgpose_*")`` then know them, with these arguments:
+
+    - ``pretrained``, and names with a tag such as ``sgpose_0m5_1s.sports``: our weights.
+    - ``in_chans``: input channels; the stem's weights are adapted.
+    - ``num_classes``: keypoints. 14, 16 and 17 are LSP's, MPII's and COCO's.
+    - ``features_only``, ``out_indices``: a ``PyramidFeatures`` in place of the pose network.
+    - other settings of ``softgate_pose.create_model``, such as ``gate`` or ``input_size``.
+
+    Called again, it does nothing.
+    """
+    for name in zoo.list_models():
+        if not is_model(name):
+            default_cfgs[name] = _default_cfg(name)
+            register_model(_entry(name))
+
+
+class PyramidFeatures(nn.Module):
+    """The last hourglass as a feature pyramid, at strides 4, 8, 16, 32 and 64 for a network of depth 4.
+
+    Args:
+        model: Its heads are left out.
+        out_indices: Which levels to give; negative ones count from the coarsest.
+
+    Attributes:
+        feature_info: timm's: ``channels()``, ``reduction()`` and ``module_name()`` of each level given.
+
+    Raises:
+        ValueError: If there is no such level.
+    """
+
+    def __init__(self, model: SoftGatePose, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        last = model.config.num_stacks - 1
+        level, names = model.hourglasses[last], [f"hourglasses.{last}.merge"]
+        while isinstance(level, Hourglass):  # the innermost level holds a block
+            level = level.inner
+            inner = ".inner" * len(names)
+            names.append(f"hourglasses.{last}{inner}" + (".merge" if isinstance(level, Hourglass) else ""))
+        count = len(names)
+        indices = range(count) if out_indices is None else out_indices
+        if any(not -count <= i < count for i in indices):
+            raise ValueError(f"out_indices must be levels from {-count} to {count - 1}, got {list(indices)}.")
+        info = [
+            {"num_chs": model.config.width, "reduction": STRIDE * 2**i, "module": name} for i, name in enumerate(names)
+        ]
+        self.feature_info = FeatureInfo(info, tuple(i % count for i in indices))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W), normalised, to one map (B, N, H / reduction, W / reduction) for each level given."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda module, inputs, output: found.__setitem__(name, output)
+
+        names = self.feature_info.module_name()
+        hooks = [self.model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+        try:
+            self.model(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [found[name] for name in names]
+
+
+def _entry(name: str) -> Callable[..., nn.Module]:
+    """The function that timm calls to build a model."""
+
+    def build(
+        pretrained: bool = False,
+        pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+        num_classes: int | None = None,
+        features_only: bool = False,
+        out_indices: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> nn.Module:
+        for timms_own in ("pretrained_cfg_overlay", "cache_dir"):
+            settings.pop(timms_own, None)
+        tag = pretrained_cfg
+        if isinstance(pretrained_cfg, dict):
+            tag = pretrained_cfg.get("tag")
+        elif isinstance(pretrained_cfg, PretrainedCfg):
+            tag = pretrained_cfg.tag
+        full = f"{name}.{tag}" if tag and pretrained else name
+        model = create_model(full, pretrained, num_keypoints=num_classes, **settings)
+        model.pretrained_cfg = model.default_cfg = _cfg_of(model).to_dict()  # timm.data reads them
+        model.num_classes = model.config.num_keypoints  # type: ignore[assignment]
+        return PyramidFeatures(model, out_indices) if features_only else model
+
+    build.__name__, build.__qualname__ = name, name
+    return build
+
+
+def _default_cfg(name: str) -> DefaultCfg:
+    cfgs = {}
+    for full in zoo.list_pretrained(name):
+        weights = zoo.get_pretrained(full)
+        file = None if weights.folder is None else str(weights.folder / "model.safetensors")
+        config = zoo.read_card(weights).get("config", zoo.get_entry(name).config)
+        cfgs[weights.tag] = PretrainedCfg(
+            file=file, hf_hub_id=weights.repo, input_size=(config.in_chans, *config.input_size), **_shared(config)
+        )
+    config = zoo.get_entry(name).config
+    if not cfgs:
+        cfgs[""] = PretrainedCfg(input_size=(config.in_chans, *config.input_size), **_shared(config))
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfgs))
+
+
+def _cfg_of(model: SoftGatePose) -> PretrainedCfg:
+    config = model.config
+    return PretrainedCfg(architecture=config.name, input_size=(config.in_chans, *config.input_size), **_shared(config))
+
+
+def _shared(config: Any) -> dict[str, Any]:
+    return {
+        "mean": config.mean,
+        "std": config.std,
+        "num_classes": config.num_keypoints,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "first_conv": "stem.0",
+        "classifier": None,
+    }

@@ -1,0 +1,65 @@
+"""The models under timm's names and arguments."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+from softgate_pose import create_model, list_models, list_pretrained
+from softgate_pose.integrations.timm import register
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    register()
+    register()  # a second call does nothing, and warns of nothing
+
+
+def test_timm_lists_our_models_and_weights():
+    assert timm.list_models("sgpose_*") == list_models()
+    assert set(timm.list_pretrained("sgpose_*")) == set(list_pretrained())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_timm_builds_every_model(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, in_chans=1, num_classes=14, input_size=(64, 64)).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 14, 16, 16)
+    assert model.num_classes == 14
+    data = timm.data.resolve_model_data_config(model)
+    assert (data["input_size"], data["mean"]) == ((1, 64, 64), model.config.mean)
+
+
+@pytest.mark.parametrize("name", [*list_pretrained(), *{name.partition(".")[0] for name in list_pretrained()}])
+def test_timm_loads_our_weights(name):
+    ours, timms = create_model(name, pretrained=True), timm.create_model(name, pretrained=True)
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in timms.state_dict().items())
+    fresh = timm.create_model(name)
+    assert not torch.equal(fresh.stem[0].weight, ours.stem[0].weight)
+    grey = timm.create_model(name, pretrained=True, in_chans=1, num_classes=17)
+    assert grey.config.skeleton.name == "coco"
+
+
+def test_features_are_a_pyramid_of_the_last_hourglass():
+    features = timm.create_model("sgpose_1m0_2s", features_only=True, input_size=(128, 64)).eval()
+    assert features.feature_info.reduction() == [4, 8, 16, 32, 64]
+    assert features.feature_info.channels() == [68] * 5
+    images = torch.randn(2, 3, 128, 64)
+    with torch.inference_mode():
+        maps = features(images)
+        assert [tuple(m.shape) for m in maps] == [(2, 68, 128 // r, 64 // r) for r in (4, 8, 16, 32, 64)]
+        heatmaps = features.model.heads[1](features.model.necks[1](maps[0]))  # the finest is what the head sees
+        torch.testing.assert_close(heatmaps, features.model(images, all_stacks=True)[1])
+        chosen = timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(1, -1))
+        assert chosen.feature_info.reduction() == [8, 64]
+        assert [m.shape[-1] for m in chosen(torch.zeros(1, 3, 64, 64))] == [8, 1]
+    with pytest.raises(ValueError, match=r"levels from -5 to 4, got \[7\]"):
+        timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(7,))
+
+
+def test_importing_the_package_registers_nothing():
+    code = "import softgate_pose, timm; print(timm.list_models('sgpose_*'))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
