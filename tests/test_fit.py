@@ -240,6 +240,24 @@ def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatc
         trained(people, tmp_path / "run", engine=Engine(keep="stream", progress=False))
 
 
+def test_inputs_go_to_the_device_of_the_run(people, tmp_path, monkeypatch):
+    """Wherever crops are kept; there need not be a second device here to see that they are sent."""
+    sent = []
+    monkeypatch.setattr(loop.Crops, "to", lambda self, device: sent.append(device.type) or self)
+    trained(people, tmp_path / "run")
+    assert sent == ["cpu"] * 9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("keep", ["memory", "device", "stream"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains(people, tmp_path, keep, precision):
+    recipe = dataclasses.replace(RECIPE, precision=precision, accumulate=2)
+    engine = Engine(device="cuda", keep=keep, progress=False)
+    weights = trained(people, tmp_path / "run", recipe=recipe, engine=engine, validation=people)
+    assert all(value.is_cuda and bool(value.isfinite().all()) for value in weights.values())
+
+
 def test_bf16_trains_float32_weights(people, tmp_path):
     exact = trained(people, tmp_path / "fp32")
     rough = trained(people, tmp_path / "bf16", recipe=dataclasses.replace(RECIPE, precision="bf16"))

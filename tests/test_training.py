@@ -103,6 +103,12 @@ def test_half_a_body_fills_the_input():
         assert (legs | rest).all() == (labelled_legs == 6)
 
 
+def test_inputs_are_made_on_the_device_of_the_crops(dotted_crops):
+    augmentation = Augmentation(half_body=0.5, patches=2)
+    for made in changed(dotted_crops.to(torch.device("meta")), augmentation):
+        assert made.device.type == "meta"
+
+
 def test_patches_hide_parts_in_one_colour_and_leave_keypoints_labelled(dotted_crops):
     plain, _, labelled = changed(dotted_crops, STILL)
     hidden, _, still_labelled = changed(dotted_crops, dataclasses.replace(STILL, patches=3, patch_size=0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def to(self, device: torch.device) -> Crops:
+        """With the images on a device."""
+        return dataclasses.replace(self, images=self.images.to(device))
 
 
 class CropStore:

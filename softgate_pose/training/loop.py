@@ -238,7 +238,7 @@ class _Run:
             for _ in range(recipe.accumulate):
                 before = time.monotonic()
                 crops, changes = next(batches)
-                inputs = augment(crops, changes, self.config)
+                inputs = augment(crops.to(self.accelerator.device), changes, self.config)
                 feeding += time.monotonic() - before
                 loss += self._learn(*inputs) / recipe.accumulate
             progress.step += 1
