@@ -267,6 +267,16 @@ def test_bf16_trains_float32_weights(people, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_a_run_leaves_the_model_exact_whatever_its_precision(people, tmp_path):
+    model = SoftGatePose(CONFIG)
+    recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16", ema_decay=0.0)
+    images = torch.randn(2, 3, 64, 64)
+    found = fit(model, people, recipe, tmp_path / "run", engine=Engine(progress=False))(images)
+    fresh = SoftGatePose(CONFIG).eval()
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(found, fresh(images))
+
+
 def test_a_compiled_network_trains_the_same(people, tmp_path, monkeypatch):
     compile_, compiled = torch.compile, []
 

@@ -144,6 +144,18 @@ def fit(
     return run.result()
 
 
+class _AllStacks(nn.Module):
+    """A network as the loss takes it: what Accelerate prepares, as it changes the ``forward`` of that for good."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = self.network(images, all_stacks=True)
+        return outputs
+
+
 class _Run:
     """One process's side of a run."""
 
@@ -183,8 +195,8 @@ class _Run:
                 logger.warning("Left out of training: %s.", some(self.crops.unreadable))
             self.steps = len(self.crops) // recipe.batch_size  # of an epoch
             self.schedule = _schedule(self.optimizer, recipe, self.steps)
-            network = torch.compile(model) if engine.compile else model
-            self.network, self.stepper = accelerator.prepare(network, self.optimizer)
+            network: Any = torch.compile(model) if engine.compile else model
+            self.network, self.stepper = accelerator.prepare(_AllStacks(network), self.optimizer)
 
     def result(self) -> SoftGatePose:
         trained: SoftGatePose = self.model if self.ema is None else self.ema.module
@@ -286,7 +298,7 @@ class _Run:
 
     def _learn(self, images: Tensor, keypoints: Tensor, labelled: Tensor) -> Tensor:
         with self.accelerator.accumulate(self.network):
-            outputs = self.network(images.contiguous(memory_format=torch.channels_last), all_stacks=True)
+            outputs = self.network(images.contiguous(memory_format=torch.channels_last))
             loss = heatmap_loss(outputs, keypoints, labelled, self.config)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.recipe.clip_grad:
