@@ -115,6 +115,24 @@ def test_a_torn_state_leaves_the_one_before(people, tmp_path, caplog):
         trained(people, tmp_path / "run")
 
 
+def test_a_torn_state_never_replaces_the_one_before(people, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    trained(people, folder, stop_after=2)
+    (folder / LAST).write_bytes(b"torn")
+    replace = os.replace
+
+    def killed(source, target):  # between the two renames of a save, if there are two
+        if Path(target).name == LAST:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(people, folder)
+    monkeypatch.setattr(os, "replace", replace)
+    assert same(trained(people, folder), trained(people, tmp_path / "whole"))
+
+
 def test_a_full_disk_keeps_the_last_state(people, tmp_path):
     one_epoch = dataclasses.replace(RECIPE, epochs=1)
     trained(people, tmp_path / "run", recipe=one_epoch)

@@ -60,6 +60,7 @@ class TrainingState:
     ) -> None:
         self.folder, self.optimizer, self.run = folder, optimizer, json.loads(json.dumps(run))
         self.modules = {"model": model} | ({} if ema is None else {"ema": ema})
+        self._last_is_whole = True
 
     def save(self, progress: Progress) -> None:
         """Replace the state on disk as a whole; the one before is kept as ``previous.safetensors``.
@@ -82,9 +83,10 @@ class TrainingState:
                 f"The state of the run cannot be written to {part}: {error}. The one before it is kept; "
                 "give the same command again to go on from there."
             ) from None
-        if (self.folder / LAST).exists():
+        if self._last_is_whole and (self.folder / LAST).exists():
             os.replace(self.folder / LAST, self.folder / PREVIOUS)
         os.replace(part, self.folder / LAST)
+        self._last_is_whole = True
 
     def load(self) -> Progress:
         """Restore the run in the folder, if it holds one.
@@ -107,6 +109,7 @@ class TrainingState:
                 logger.warning("%s; going on from %s.", problems[0], file)
             self._check_same_run(run, file)
             self._restore(tensors)
+            self._last_is_whole = file.name == LAST
             return progress
         if files:
             raise ValueError(f"{' and '.join(problems)}. Train into another folder, or delete this one to start again.")
