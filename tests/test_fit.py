@@ -154,6 +154,20 @@ def test_a_full_disk_keeps_the_last_state(people, tmp_path):
     assert before.keys() == kept.keys()
 
 
+def test_a_restored_optimizer_lies_in_memory_as_before(people, tmp_path, monkeypatch):
+    def layouts():
+        parameters = [p for group in optimizers[-1].param_groups for p in group["params"]]
+        assert any(not p.is_contiguous() for p in parameters)  # they are channels-last
+        return [(p.stride(), optimizers[-1].state[p]["exp_avg"].stride()) for p in parameters]
+
+    make, optimizers = loop._optimizer, []
+    monkeypatch.setattr(loop, "_optimizer", lambda *given: optimizers.append(make(*given)) or optimizers[-1])
+    trained(people, tmp_path / "run", stop_after=2)
+    before = layouts()
+    trained(people, tmp_path / "run")
+    assert layouts() == before
+
+
 def test_a_finished_run_is_returned_as_it_is(people, tmp_path):
     assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "run"))
 

@@ -132,9 +132,13 @@ class TrainingState:
 
         for name, module in self.modules.items():
             module.load_state_dict(under(f"{name}."))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in under("optimizer.").items():
             index, _, name = key.partition(".")
+            like = parameters[int(index)]
+            if value.shape == like.shape:  # in the parameter's memory format, or steps would be slower than before
+                value = torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(value)
             states.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
 
