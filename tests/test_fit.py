@@ -168,6 +168,29 @@ def test_a_restored_optimizer_lies_in_memory_as_before(people, tmp_path, monkeyp
     assert layouts() == before
 
 
+@pytest.mark.parametrize(("what", "save_minutes"), [("loss", 10), ("weights", 0)])
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_state(people, tmp_path, monkeypatch, what, save_minutes):
+    learn, calls = loop._Run._learn, []
+
+    def diverges(self, *inputs):
+        calls.append(1)
+        loss = learn(self, *inputs)
+        if len(calls) == 5:
+            if what == "loss":
+                return loss * torch.nan
+            next(self.model.parameters()).data[0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(loop._Run, "_learn", diverges)
+    engine = Engine(progress=False, save_minutes=save_minutes)
+    with pytest.raises(RuntimeError, match=r"diverged: by step [56] .* from before.*lower learning_rate\.$"):
+        trained(people, tmp_path / "run", engine=engine)
+    state = load_file(tmp_path / "run" / LAST)
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    monkeypatch.setattr(loop._Run, "_learn", learn)
+    assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "whole"))
+
+
 def test_a_finished_run_is_returned_as_it_is(people, tmp_path):
     assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "run"))
 
@@ -424,3 +447,29 @@ def test_a_run_is_logged_and_drawn(people, tmp_path):
     points = board.Scalars("epoch/loss")
     assert [point.step for point in points] == [2, 4, 6]
     assert points[2].value == pytest.approx(float(rows[2]["loss"]))
+
+
+@pytest.mark.parametrize("what", ["epoch", "save"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_is_stopped_between_epochs_logs_each_once(people, tmp_path, monkeypatch, what, before):
+    """Before or after the second epoch is logged, or its state saved."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    owner = loop.RunLog if what == "epoch" else loop.TrainingState
+    act, calls = getattr(owner, what), []
+
+    def stopped(*given):
+        calls.append(1)
+        if len(calls) == 2 and before:
+            raise KeyboardInterrupt
+        act(*given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, what, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(people, tmp_path)
+    trained(people, tmp_path)
+    assert [row["step"] for row in log_of(tmp_path)] == ["3", "6", "9"]
+    points = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("epoch/loss")
+    assert [point.step for point in points] == [3, 6, 9]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +111,7 @@ def fit(
     Raises:
         ImportError: If Accelerate is not installed.
         OSError: If a state cannot be written.
+        RuntimeError: If the loss or the weights are no longer finite, or an image cannot be read any more.
         ValueError: If there are fewer people than a batch holds, a batch cannot be shared evenly, their
             skeleton is not the model's, too many images cannot be read, or the folder holds a run of
             another recipe, model or people.
@@ -208,78 +211,101 @@ class _Run:
         progress = self.progress
         if progress.step:
             logger.info("Going on after step %d of %d.", progress.step, self.steps * self.recipe.epochs)
-        log = RunLog(self.folder, progress.step) if self.is_main else None
-        for epoch in range(len(progress.history), self.recipe.epochs):
-            row = self._epoch(epoch, log)
-            table = None
-            if self.is_main and validation is not None and len(validation):
-                table = self._validate(validation, epoch)
-                row |= {f"{table.protocol} {key}": value for key, value in table.figures.items()}
-            progress.history.append(row)
-            progress.loss = progress.seconds = 0.0
-            if log is not None:
-                self.state.save(progress)
-                log.epoch(progress.history)
-                if report is not None:
-                    report(Epoch(row, self.recipe.epochs, table))
-            self.accelerator.wait_for_everyone()
-        if log is not None:
-            log.close()
+        with closing(RunLog(self.folder, progress.step)) if self.is_main else nullcontext() as log:
+            for epoch in range(len(progress.history), self.recipe.epochs):
+                row = self._epoch(epoch, log)
+                self._require_finite(row["loss"])
+                table = None
+                if self.is_main and validation is not None and len(validation):
+                    table = self._validate(validation, epoch)
+                    row |= {f"{table.protocol} {key}": value for key, value in table.figures.items()}
+                progress.history.append(row)
+                progress.loss = progress.seconds = 0.0
+                if log is not None:
+                    log.epoch(progress.history)  # before the state: an epoch that is saved is never logged again
+                    self.state.save(progress)
+                    if report is not None:
+                        report(Epoch(row, self.recipe.epochs, table))
+                self.accelerator.wait_for_everyone()
 
     def _epoch(self, epoch: int, log: RunLog | None) -> dict[str, Any]:
         """Train for what is left of an epoch; its row of the log."""
         recipe, progress, size = self.recipe, self.progress, self.recipe.batch_size
         order = torch.randperm(len(self.crops), generator=_generator(recipe.seed, "order", epoch))
         done = progress.step - epoch * self.steps
-        bar = tqdm(
-            total=self.steps * size,
-            initial=done * size,
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
-            unit=" images",
-            disable=None if self.engine.progress and self.is_main else True,  # none where nobody watches
-        )
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
         loss_before, seconds_before = progress.loss, progress.seconds
         feeding, start = 0.0, time.monotonic()
         saved = start
         batches = self._parts(order, done)
-        for step in range(done, self.steps):
-            self.schedule.step_update(epoch * self.steps + step)
-            loss = torch.zeros_like(total)
-            for _ in range(recipe.accumulate):
-                before = time.monotonic()
-                crops, changes = next(batches)
-                inputs = augment(crops.to(self.accelerator.device), changes, self.config)
-                feeding += time.monotonic() - before
-                loss += self._learn(*inputs) / recipe.accumulate
-            progress.step += 1
-            if self.ema is not None:
-                self.ema.update(self.model, step=progress.step - 1)
-            total += loss
-            bar.update(size)
-            if step % _BOARD_EVERY == _BOARD_EVERY - 1 and log is not None:
-                rate = self.optimizer.param_groups[0]["lr"]
-                log.scalars({"step/loss": float(loss), "step/learning_rate": rate}, progress.step)
-                left = self._time_left((time.monotonic() - start) / (step + 1 - done))
-                bar.set_postfix_str(f"loss {float(loss):.3f}, {left} left of the run", refresh=False)
-            if log is not None and time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
-                saved = time.monotonic()
-                progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
-                self.state.save(progress)
-        bar.close()
+        with self._bar(epoch, done) as bar:
+            for step in range(done, self.steps):
+                self.schedule.step_update(progress.step)
+                loss, waited = self._step(batches)
+                total += loss
+                feeding += waited
+                bar.update(size)
+                if log is None:
+                    continue
+                if step % _BOARD_EVERY == _BOARD_EVERY - 1:
+                    rate, loss_now = self.optimizer.param_groups[0]["lr"], float(loss)
+                    log.scalars({"step/loss": loss_now, "step/learning_rate": rate}, progress.step)
+                    left = self._time_left((time.monotonic() - start) / (step + 1 - done))
+                    bar.set_postfix_str(f"loss {loss_now:.3f}, {left} left of the run", refresh=False)
+                    if not math.isfinite(loss_now):  # waste no time until the next save
+                        self._require_finite(loss_now)
+                if time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
+                    saved = time.monotonic()
+                    progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
+                    self._require_finite(progress.loss)
+                    self.state.save(progress)
         loss_sum = float(self.accelerator.reduce(total, "mean")) + loss_before
         seconds = time.monotonic() - start
-        images = (self.steps - done) * size
         return {
             "epoch": epoch + 1,
             "step": progress.step,
             "loss": loss_sum / self.steps,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(seconds + seconds_before, 1),
-            "images_per_second": round(images / seconds, 1) if images else None,
-            "feeding_percent": round(100 * feeding / seconds, 2) if images else None,
+            "images_per_second": round((self.steps - done) * size / seconds, 1),
+            "feeding_percent": round(100 * feeding / seconds, 2),
         }
+
+    def _bar(self, epoch: int, done: int) -> Any:
+        size = self.recipe.batch_size
+        return tqdm(
+            total=self.steps * size,
+            initial=done * size,
+            desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
+            unit=" images",
+            disable=None if self.engine.progress and self.is_main else True,  # none where nobody watches
+        )
+
+    def _step(self, batches: Iterator[tuple[Crops, Changes]]) -> tuple[Tensor, float]:
+        """One step of the optimizer; its loss, and the seconds that its input took."""
+        loss, feeding = torch.zeros((), device=self.accelerator.device), 0.0
+        for _ in range(self.recipe.accumulate):
+            before = time.monotonic()
+            crops, changes = next(batches)
+            inputs = augment(crops.to(self.accelerator.device), changes, self.config)
+            feeding += time.monotonic() - before
+            loss += self._learn(*inputs) / self.recipe.accumulate
+        self.progress.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.progress.step - 1)
+        return loss, feeding
+
+    def _require_finite(self, loss: float) -> None:
+        """Stop before a state that has no future replaces the last good one."""
+        weights = self.model.state_dict().values()
+        if not math.isfinite(loss) or not all(bool(torch.isfinite(value).all()) for value in weights):
+            raise RuntimeError(
+                f"The training has diverged: by step {self.progress.step} the loss or the weights are not finite. "
+                f"What {self.folder} holds is from before. Train into another folder with a lower learning_rate"
+                + (", with a clip_grad" if not self.recipe.clip_grad else "")
+                + (", or with precision=fp32." if self.recipe.precision != "fp32" else ".")
+            )
 
     def _parts(self, order: Tensor, done: int) -> Iterator[tuple[Crops, Changes]]:
         """This process's parts of the batches of an epoch, from the first that is not done."""

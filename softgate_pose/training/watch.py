@@ -32,7 +32,7 @@ class RunLog:
 
     Args:
         folder: Of the run.
-        step: The steps that are done: what TensorBoard was told of later ones is withdrawn.
+        step: The steps that are done; what TensorBoard was told of later ones is withdrawn.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -42,7 +42,7 @@ class RunLog:
         except ImportError:
             self.board = None
         else:
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of one step, for TensorBoard."""
