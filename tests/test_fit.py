@@ -247,6 +247,25 @@ def test_too_many_unreadable_images_stop_a_run_and_few_are_left_out(people, tmp_
     assert [row["step"] for row in log_of(tmp_path / "run")] == ["2", "4", "6"]  # 4 people are left
 
 
+def test_a_run_goes_on_with_the_images_that_it_began_with_alone(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(crops_module, "MAX_UNREADABLE", 0.5)
+    trained(people, tmp_path / "run", stop_after=1)
+    lost = people.images[2].read_bytes()
+    people.images[2].unlink()
+    with pytest.raises(ValueError, match=r"not those that .* began with: of people there were 6 people, .* are 5 peop"):
+        trained(people, tmp_path / "run")
+    with pytest.raises(ValueError, match="5 people whose images can be read are fewer than one batch of 6"):
+        trained(people, tmp_path / "other", recipe=dataclasses.replace(RECIPE, batch_size=6))
+    people.images[2].write_bytes(lost)
+    assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "whole"))
+
+
+def test_processes_that_see_different_things_do_not_begin(people, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda mine: [*mine, "step 2, 5 people"])
+    with pytest.raises(ValueError, match=r"do not begin alike: step 0, 6 people, .*; step 2, 5 people\. All must see"):
+        trained(people, tmp_path / "run")
+
+
 def test_validation_leaves_out_images_that_cannot_be_read(people, tmp_path, caplog):
     training, validation = people.select(range(4)), people.select(range(4, 6))
     validation.images[0].unlink()

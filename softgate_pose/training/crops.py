@@ -87,28 +87,25 @@ class CropStore:
         self.workers = workers
         cutter = _Cutter(people, config)
         images = None if keep == "stream" else torch.zeros(len(people), *cutter.shape, dtype=torch.uint8)
-        problems: dict[int, str] = {}
+        kept: list[int] = []
+        problems: list[str] = []
         rows = DataLoader(cutter, batch_size=None, num_workers=workers)
         bar = tqdm(rows, "reading people", len(people), disable=None if progress else True, leave=False, unit=" people")
         for row, (crop, problem) in enumerate(bar):
             if problem is not None:
-                problems[row] = problem
-            elif images is not None:
-                images[row] = crop
-        self.unreadable = list(dict.fromkeys(problems.values()))
+                problems.append(problem)
+                continue
+            if images is not None:
+                images[len(kept)] = crop
+            kept.append(row)
+        self.unreadable = list(dict.fromkeys(problems))
         if len(problems) > MAX_UNREADABLE * len(people):
             raise ValueError(
                 f"The images of {len(problems)} of {len(people)} people cannot be read, more than "
                 f"{MAX_UNREADABLE:.0%}: {some(self.unreadable)}."
             )
-        kept = [row for row in range(len(people)) if row not in problems]
         self.people = people.select(kept) if problems else people
-        if images is not None:
-            self.images: Tensor | None = (images[kept] if problems else images).to(
-                device if keep == "device" else "cpu"
-            )
-        else:
-            self.images = None
+        self.images = None if images is None else images[: len(kept)].to(device if keep == "device" else "cpu")
         self._cutter = _Cutter(self.people, config)
         self.keypoints = geometry.transform_points(self._cutter.matrices, self.people.keypoints).float()
 

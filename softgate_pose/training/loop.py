@@ -196,10 +196,31 @@ class _Run:
             )
             if self.crops.unreadable and self.is_main:
                 logger.warning("Left out of training: %s.", some(self.crops.unreadable))
+            self._require_same_people(_fingerprint(self.crops.people))
             self.steps = len(self.crops) // recipe.batch_size  # of an epoch
             self.schedule = _schedule(self.optimizer, recipe, self.steps)
             network: Any = torch.compile(model) if engine.compile else model
             self.network, self.stepper = accelerator.prepare(_AllStacks(network), self.optimizer)
+
+    def _require_same_people(self, people: str) -> None:
+        """As before, and in all processes; which images can be read may differ where the rest does not."""
+        from accelerate.utils import gather_object
+
+        size, progress = self.recipe.batch_size, self.progress
+        if len(self.crops) < size:
+            raise ValueError(f"{len(self.crops)} people whose images can be read are fewer than one batch of {size}.")
+        if (progress.people or people) != people:  # a state of an earlier version says nothing
+            raise ValueError(
+                f"The images that can be read are not those that the run in {self.folder} began with: of people "
+                f"there were {progress.people} then, and are {people} now. Restore them to go on with it."
+            )
+        progress.people = people
+        processes = gather_object([f"step {progress.step}, {people}"])
+        if len(set(processes)) > 1:
+            raise ValueError(
+                f"The processes do not begin alike: {'; '.join(dict.fromkeys(processes))}. All must see the same "
+                f"images, and the same folder {self.folder}."
+            )
 
     def result(self) -> SoftGatePose:
         trained: SoftGatePose = self.model if self.ema is None else self.ema.module

@@ -30,12 +30,15 @@ class Progress:
         step: Steps of the optimizer that are done.
         loss: Sum of the losses of the steps of this epoch.
         seconds: Time spent in this epoch.
+        people: What tells those that are trained on, whose images can be read, from others; empty before
+            the first step.
         history: A row for each epoch that is done.
     """
 
     step: int = 0
     loss: float = 0.0
     seconds: float = 0.0
+    people: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
