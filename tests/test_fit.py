@@ -386,6 +386,12 @@ def test_the_learning_rate_rises_and_falls_to_nothing(people, tmp_path, monkeypa
     assert found[-1] < 1e-5
 
 
+def test_a_learning_rate_may_rise_to_the_end(people, tmp_path, monkeypatch):
+    found = rates(people, tmp_path / "run", Recipe(epochs=2, batch_size=2, warmup=1.0), monkeypatch)
+    assert found == sorted(found)
+    assert found[-1] == 1e-3
+
+
 def test_steps_drop_the_learning_rate_at_their_epochs(people, tmp_path, monkeypatch):
     recipe = Recipe(epochs=4, batch_size=2, schedule="step", milestones=(1, 3), decay=0.1, warmup=0)
     found = rates(people, tmp_path / "run", recipe, monkeypatch)
@@ -438,6 +444,9 @@ def test_settings_change_recipe_augmentation_and_model():
         ({"precision": "fp8"}, "precision must be one of fp32, bf16"),
         ({"schedule": "step"}, "needs milestones"),
         ({"milestones": (3, 2), "schedule": "step"}, "rising epochs"),
+        ({"milestones": ("3",), "schedule": "step"}, "whole numbers from 1"),
+        ({"milestones": ([3],), "schedule": "step"}, "whole numbers from 1"),
+        ({"milestones": 75, "schedule": "step"}, "must be a list of epochs"),
     ],
 )
 def test_recipes_refuse_what_makes_no_sense(wrong, match):

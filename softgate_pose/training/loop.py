@@ -405,7 +405,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
     from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
-    warmup_steps = round(recipe.warmup * recipe.epochs * steps)
+    warmup_steps = min(round(recipe.warmup * recipe.epochs * steps), recipe.epochs * steps - 1)
     warmup = {"warmup_t": warmup_steps, "warmup_lr_init": recipe.learning_rate / 100 if warmup_steps else 0.0}
     if recipe.schedule == "step":
         milestones = [milestone * steps + 1 for milestone in recipe.milestones]  # timm drops one step before

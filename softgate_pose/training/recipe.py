@@ -38,7 +38,7 @@ class Recipe:
             each of the ``milestones``.
         milestones: Epochs.
         decay: Factor on the learning rate.
-        warmup: Share of all steps over which the learning rate rises.
+        warmup: Share of all steps over which the learning rate rises, to its peak at the last step at the latest.
         weight_decay: Of the convolutions' weights; never of gates, biases and batch norms.
         ema_decay: Of the moving average of the weights, which is then the result. 0 for none.
         clip_grad: Largest norm of the gradient. 0 for no limit.
@@ -67,6 +67,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.milestones, (list, tuple)):
+            raise ValueError(f"milestones must be a list of epochs, such as [75, 100], got {self.milestones!r}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for name, low in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
             value = getattr(self, name)
@@ -87,8 +89,9 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
         if not isinstance(self.optimizer_settings, Mapping):
             raise ValueError(f'optimizer_settings must be like {{"momentum": 0.0}}, got {self.optimizer_settings!r}.')
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
-            raise ValueError(f"milestones must be rising epochs, got {self.milestones!r}.")
+        whole = all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in self.milestones)
+        if not whole or list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must be rising epochs, whole numbers from 1, got {self.milestones!r}.")
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("The schedule 'step' needs milestones, and no other has them.")
 
