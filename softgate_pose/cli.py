@@ -403,7 +403,7 @@ def train(
     from softgate_pose.readers import read_people
     from softgate_pose.training.loop import Engine
     from softgate_pose.training.recipe import get_recipe
-    from softgate_pose.training.run import train_and_save
+    from softgate_pose.training.run import is_main_process, train_and_save
 
     input_size = None if size is None else (size, size)
     named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
@@ -430,7 +430,8 @@ def train(
         report=_print_epoch,
         report_test=_print_test,
     )
-    click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+    if is_main_process():
+        click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
 
 
 def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

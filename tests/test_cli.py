@@ -417,6 +417,17 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, first):
+    from softgate_pose.training import run as training_run
+
+    monkeypatch.setattr(training_run, "train_and_save", lambda *given, **more: "FOLDER/model")
+    monkeypatch.setattr(training_run, "is_main_process", lambda: first)
+    result = run("train", "sgpose_0m5_1s", "--data", "lsp:data:train", "--out", "FOLDER")
+    assert result.exit_code == 0, result.output
+    assert ("Saved FOLDER/model" in result.output) == first
+
+
 def test_the_installed_command_runs():
     result = subprocess.run([sys.executable, "-m", "softgate_pose", "--version"], capture_output=True, text=True)
     assert result.returncode == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from made_data import dotted_people
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from softgate_pose.training import loop
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
+from softgate_pose.training.run import train_and_save
 from softgate_pose.training.state import LAST, PREVIOUS
 
 SCRIPT = Path(__file__).parent / "train_made.py"
@@ -228,8 +230,15 @@ def test_training_refuses_what_cannot_work(people, mpii_folder, tmp_path):
         trained(read_mpii_json(mpii_folder, "valid"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"batch of 2 cannot be shared evenly by 1 processes of 3 parts"):
         trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, accumulate=3))
-    with pytest.raises(ValueError, match="'cuda' was asked for"):
-        trained(people, tmp_path / "run", engine=Engine(device="cuda"))
+    with pytest.raises(ValueError, match=r"One image of 16 px at a time .* choose a batch_size of at least 4"):
+        trained(
+            people,
+            tmp_path / "run",
+            recipe=dataclasses.replace(RECIPE, accumulate=2),
+            config=CONFIG.replace(input_size=(16, 16)),
+        )
+    with pytest.raises(ValueError, match="'xpu' was asked for"):
+        trained(people, tmp_path / "run", engine=Engine(device="xpu"))
     with pytest.raises(ValueError, match="optimizer_settings do not fit adamw"):
         trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, optimizer_settings={"speed": 9}))
 
@@ -292,6 +301,30 @@ def test_two_processes_follow_one(lsp_folder, people, tmp_path):
     assert max(float((expected[key] - first[key.removeprefix("model.")]).abs().max()) for key in weights) > 1e-3
     losses = [[float(row["loss"]) for row in log_of(tmp_path / name)] for name in ("alone", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_others_wait_until_the_model_is_saved(lsp_folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        PartialState, "wait_for_everyone", lambda self: seen.append((tmp_path / "run/model/model.safetensors").exists())
+    )
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    source = f"lsp:{lsp_folder[0]}:train"
+    engine = Engine(progress=False)
+    train_and_save(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=recipe, hold_out=0, engine=engine)
+    assert seen[-1]
+    assert not any(seen[:-1])
+
+
+def test_each_run_has_its_own_accelerator(people, tmp_path, monkeypatch):
+    """Its own device, precision and parts, whatever the run before it, or a launcher's settings, were."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
+    first = loop._accelerator(dataclasses.replace(RECIPE, precision="bf16", accumulate=2), Engine())
+    assert (first.mixed_precision, first.gradient_accumulation_steps) == ("bf16", 2)
+    PartialState._shared_state["device"] = torch.device("meta")  # as after a run on a GPU
+    second = loop._accelerator(RECIPE, Engine())
+    assert (second.mixed_precision, second.gradient_accumulation_steps) == ("no", 1)
+    assert second.device == torch.device("cpu")
 
 
 def test_streamed_and_stored_crops_train_the_same(people, tmp_path):

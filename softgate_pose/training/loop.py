@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ __all__ = ["Engine", "Epoch", "fit"]
 logger = logging.getLogger(__name__)
 
 _BOARD_EVERY = 20  # steps
+_PATIENCE = timedelta(days=1)  # of the others, while the first process validates and measures
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,13 @@ def fit(
             "Rename them, or train with flip=0.",
             ", ".join(config.skeleton.unpaired),
         )
-    if validation is not None:
+    smallest = (config.size_multiple, config.size_multiple)
+    if recipe.batch_size == parts and tuple(config.input_size) == smallest:
+        raise ValueError(
+            f"One image of {smallest[0]} px at a time leaves the innermost batch norm one value, of which there is no "
+            f"variance; choose a batch_size of at least {2 * parts}, or a larger input."
+        )
+    if validation is not None and accelerator.is_main_process:
         validation, problems = readable(validation)
         if problems:
             logger.warning("Left out of validation: %s.", some(problems))
@@ -371,18 +379,24 @@ class _Run:
 
 def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, PartialState
         from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
     except ImportError:
         raise ImportError("Training needs Accelerate: pip install 'softgate-pose[train]'.") from None
-    if AcceleratorState._shared_state:  # an earlier run's precision is not this one's
-        AcceleratorState._reset_state(reset_partial_state=False)
+    if PartialState._shared_state:  # an earlier run's precision, and alone its device, are not this one's
+        alone = PartialState().distributed_type == DistributedType.NO
+        AcceleratorState._reset_state(reset_partial_state=alone)
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     device = torch.device(engine.device)
     if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
         torch.cuda.set_device(device)
     accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=recipe.accumulate
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        # as a plugin, which a launcher's environment does not override
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.accumulate),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
     if accelerator.device.type != device.type:
         raise ValueError(

@@ -20,7 +20,7 @@ from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.weights import save_pretrained
 
-__all__ = ["train_and_save"]
+__all__ = ["is_main_process", "train_and_save"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def train_and_save(
         report_test: Called with each row of the card's tables as it is measured.
 
     Returns:
-        ``folder/model``, written by ``save_pretrained`` in fp16; of several processes by the first.
+        ``folder/model``, written by ``save_pretrained`` in fp16; of several processes by the first, while
+        the others wait.
 
     Raises:
         ValueError: If the data have none of the model's keypoints, or a test cannot be measured; and
@@ -73,24 +74,6 @@ def train_and_save(
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
     trained = fit(model, training_people, recipe, folder, validation=held_out, engine=engine, report=report)
-    if not _is_main_process():
-        return folder / "model"
-
-    trained.half().float()  # what is measured is what is saved
-    metrics: list[dict[str, Any]] = []
-    baseline: list[dict[str, Any]] = []
-
-    def add(table: list[dict[str, Any]], row: dict[str, Any]) -> None:
-        table.append(row)
-        if report_test is not None:
-            report_test(row)
-
-    for source, people in tested.items():
-        for flip_test in (False, True):
-            result = evaluation.evaluate(trained, people, flip_test=flip_test, progress=True)
-            add(metrics, {"data": _label(source), "flip_test": flip_test, **result.to_dict()})
-        mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        add(baseline, {"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
     training = {
         "data": [
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
@@ -100,13 +83,23 @@ def train_and_save(
         "licence": licence,
         "command": command,
         "recipe": recipe.to_dict(),
-        "metrics": metrics,
-        "baseline": baseline,
     }
     if before is not None:
         kept = ("data", "held_out", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
-    return save_pretrained(trained, folder / "model", training=training, dtype=torch.float16)
+    if is_main_process():
+        trained.half().float()  # what is measured is what is saved
+        training |= _measure(trained, tested, training_people, report_test or (lambda row: None))
+        save_pretrained(trained, folder / "model", training=training, dtype=torch.float16)
+    _wait_for_everyone()
+    return folder / "model"
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process, or the first of several, which alone writes and reports."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _of_model(people: People, model: SoftGatePose, source: str) -> People:
@@ -133,10 +126,32 @@ def _testable(people: People, model: SoftGatePose, source: str) -> People:
     return people
 
 
-def _is_main_process() -> bool:
+def _measure(
+    model: SoftGatePose,
+    tested: Mapping[str, People],
+    training_people: People,
+    report: Callable[[Mapping[str, Any]], None],
+) -> dict[str, list[dict[str, Any]]]:
+    """The tables of each test: the model's with and without flip test, and the mean pose's."""
+    tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "baseline": []}
+
+    def add(table: str, row: dict[str, Any]) -> None:
+        tables[table].append(row)
+        report(row)
+
+    for source, people in tested.items():
+        for flip_test in (False, True):
+            result = evaluation.evaluate(model, people, flip_test=flip_test, progress=True)
+            add("metrics", {"data": _label(source), "flip_test": flip_test, **result.to_dict()})
+        mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
+        add("baseline", {"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
+    return tables
+
+
+def _wait_for_everyone() -> None:
     from accelerate import PartialState
 
-    return bool(PartialState().is_main_process)
+    PartialState().wait_for_everyone()
 
 
 def _label(source: str) -> str:
