@@ -476,6 +476,7 @@ def test_settings_change_recipe_augmentation_and_model():
         ({"optimizer": "lamb"}, "optimizer must be one of adamw"),
         ({"precision": "fp8"}, "precision must be one of fp32, bf16"),
         ({"schedule": "step"}, "needs milestones"),
+        ({"schedule": "step", "milestones": (3, 12)}, r"never drop at epoch 12 of a run of 12; .* milestones=\[6\]"),
         ({"milestones": (3, 2), "schedule": "step"}, "rising epochs"),
         ({"milestones": ("3",), "schedule": "step"}, "whole numbers from 1"),
         ({"milestones": ([3],), "schedule": "step"}, "whole numbers from 1"),

@@ -92,6 +92,11 @@ class Recipe:
         whole = all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in self.milestones)
         if not whole or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be rising epochs, whole numbers from 1, got {self.milestones!r}.")
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"The learning rate would never drop at epoch {self.milestones[-1]} of a run of {self.epochs}; "
+                f"choose other milestones, such as milestones=[{max(1, self.epochs // 2)}]."
+            )
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("The schedule 'step' needs milestones, and no other has them.")
 

@@ -74,7 +74,7 @@ def train_and_save(
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
     trained = fit(model, training_people, recipe, folder, validation=held_out, engine=engine, report=report)
-    training = {
+    training: dict[str, Any] = {
         "data": [
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
             for source, count in Counter(sources).items()
