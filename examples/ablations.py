@@ -35,11 +35,11 @@ RECIPE = {
     "fast, seed 1": {"seed": 1},
     "alpha from 0.5": {"alpha_init": 0.5},
     "alpha from 1": {"alpha_init": 1.0},
+    "alpha from 1, seed 1": {"alpha_init": 1.0, "seed": 1},
     "squared error on Gaussians": {"heatmap": "gaussian"},
     "learning rate 2e-3": {"learning_rate": 2e-3},
     "rotation 30": {"rotation": 30.0},
     "4 patches": {"patches": 4},
-    "half body 0.3": {"half_body": 0.3},
     "no moving average": {"ema_decay": 0.0},
     "RMSprop at 2.5e-4": {
         "optimizer": "rmsprop",
