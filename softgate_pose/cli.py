@@ -272,7 +272,7 @@ def evaluate(
     """
     from softgate_pose import evaluation, oks
     from softgate_pose.people import concatenate
-    from softgate_pose.predictions import Predictions, read_predictions, write_predictions
+    from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
     from softgate_pose.readers import coco_file, read_people
 
     model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}

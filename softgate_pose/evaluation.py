@@ -16,7 +16,7 @@ from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import BOX_SCALE, predict_crops
-from softgate_pose.predictions import Predictions, require_keypoints
+from softgate_pose.prediction_files import Predictions, require_keypoints
 
 __all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "person_errors", "predict_people", "score_keypoints"]
 

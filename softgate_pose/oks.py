@@ -16,7 +16,7 @@ import torch
 
 from softgate_pose.evaluation import Evaluation
 from softgate_pose.pose.skeleton import COCO
-from softgate_pose.predictions import CocoResult, Predictions
+from softgate_pose.prediction_files import CocoResult, Predictions
 
 __all__ = ["COCO_SIGMAS", "UNIFORM_SIGMA", "CocoAnnotations", "read_coco_annotations", "score_oks"]
 

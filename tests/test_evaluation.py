@@ -18,7 +18,7 @@ from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_error
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.oks import read_coco_annotations, score_oks
 from softgate_pose.people import People
-from softgate_pose.predictions import Predictions, read_predictions, write_predictions
+from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
 from softgate_pose.readers import coco_file, read_people
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))

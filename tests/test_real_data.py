@@ -11,7 +11,7 @@ from scipy.io import loadmat, savemat
 from softgate_pose import MPII, create_model, list_pretrained, zoo
 from softgate_pose.evaluation import evaluate, score_keypoints
 from softgate_pose.people import missing_images
-from softgate_pose.predictions import read_predictions
+from softgate_pose.prediction_files import read_predictions
 from softgate_pose.readers import read_people
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"

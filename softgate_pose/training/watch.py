@@ -19,7 +19,7 @@ from softgate_pose.images import load_image
 from softgate_pose.people import People
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.predictions import Predictions
+from softgate_pose.prediction_files import Predictions
 
 __all__ = ["RunLog", "contact_sheet"]
 
