@@ -160,7 +160,7 @@ _PAPER = Recipe(
 _PAPER_MODEL = {"heatmap": "gaussian", "sigma": 1.0, "input_size": (256, 256)}
 
 RECIPES: Mapping[str, NamedRecipe] = {
-    "fast": NamedRecipe(Recipe(), {}),
+    "fast": NamedRecipe(Recipe(learning_rate=2e-3, augmentation=Augmentation(rotation=30.0)), {"alpha_init": 1.0}),
     "paper-mpii": NamedRecipe(_PAPER, _PAPER_MODEL),
     "paper-lsp": NamedRecipe(dataclasses.replace(_PAPER, epochs=100, milestones=(25, 50, 75)), _PAPER_MODEL),
 }
