@@ -408,13 +408,17 @@ def train(
     input_size = None if size is None else (size, size)
     named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    recipe = get_recipe(recipe_name).change({**changes, "seed": seed, **_parse_settings(settings)})
+    asked = _parse_settings(settings)
+    recipe = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
+    before = _training_of(name, checkpoint)
+    # where gates start is for a recipe to say, but weights have theirs
+    unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
     torch.manual_seed(recipe.recipe.seed)
     model = create_model(
         name,
         checkpoint=checkpoint,
         skeleton=read_people(sources[0]).skeleton if skeleton == "data" else skeleton,
-        **recipe.model,
+        **{key: value for key, value in recipe.model.items() if key not in unused},
     )
     saved = train_and_save(
         model,
@@ -425,7 +429,7 @@ def train(
         tests=tests,
         licence=licence,
         command="softgate-pose " + shlex.join(sys.argv[1:]),
-        before=_training_of(name, checkpoint),
+        before=before,
         engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
         report=_print_epoch,
         report_test=_print_test,

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import softgate_pose.prediction
-from softgate_pose import list_models, list_pretrained, save_pretrained, zoo
+from softgate_pose import create_model, list_models, list_pretrained, save_pretrained, zoo
 from softgate_pose.cli import main
 
 
@@ -426,6 +426,16 @@ def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, fir
     result = run("train", "sgpose_0m5_1s", "--data", "lsp:data:train", "--out", "FOLDER")
     assert result.exit_code == 0, result.output
     assert ("Saved FOLDER/model" in result.output) == first
+
+
+def test_training_leaves_the_gates_of_weights_as_they_are(lsp_folder, tmp_path):
+    model = create_model("sgpose_0m5_1s", gate="fixed", alpha_init=0.5, skeleton="lsp", input_size=(64, 64))
+    name = f"local-dir:{save_pretrained(model, tmp_path / 'start')}"
+    data = ("--data", f"lsp:{lsp_folder[0]}:train", "--out", str(tmp_path / "run"), "--hold-out", "0")
+    result = run("train", name, *data, "--epochs", "1", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert (config["gate"], config["alpha_init"]) == ("fixed", 0.5)  # the recipe's would be 1
 
 
 def test_the_installed_command_runs():

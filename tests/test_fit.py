@@ -456,9 +456,10 @@ def test_weight_decay_spares_gates_biases_and_norms():
 
 
 def test_settings_change_recipe_augmentation_and_model():
-    changed = get_recipe("fast").change({"epochs": 3, "rotation": 10, "gate": "scalar", "milestones": []})
-    assert isinstance(changed, NamedRecipe)
-    assert (changed.recipe.epochs, changed.recipe.augmentation.rotation, changed.model) == (3, 10, {"gate": "scalar"})
+    named = NamedRecipe(Recipe(), {"sigma": 2.0})
+    changed = named.change({"epochs": 3, "rotation": 10, "gate": "scalar", "milestones": []})
+    assert (changed.recipe.epochs, changed.recipe.augmentation.rotation) == (3, 10)
+    assert changed.model == {"sigma": 2.0, "gate": "scalar"}
     with pytest.raises(ValueError, match=r"Unknown setting 'rotatoin'\. Did you mean 'rotation'"):
         get_recipe("fast").change({"rotatoin": 3})
     with pytest.raises(ValueError, match="Unknown recipe 'quick'; known are fast, paper-mpii, paper-lsp"):
