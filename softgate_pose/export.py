@@ -74,38 +74,30 @@ def export_model(model: SoftGatePose, file: str | os.PathLike[str], *, decode: D
                 with part.open("wb") as stream:
                     torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), stream)
             else:
-                _write_onnx(module, images, shapes, ["heatmaps"] if decode is None else ["keypoints", "scores"], part)
-                _describe(part, model.config)
+                outputs = ["heatmaps"] if decode is None else ["keypoints", "scores"]
+                program = _to_onnx(module, images, shapes, outputs)
+                program.model.metadata_props[_CONFIG_KEY] = model.config.to_json()
+                program.save(part)
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
     return file
 
 
-def _write_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str], file: Path) -> None:
+def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str]) -> Any:
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ImportError(f"Exporting to ONNX needs more packages: {_INSTALL}.") from None
-    torch.onnx.export(
+    return torch.onnx.export(
         module,
         (images,),
-        file,
         input_names=["images"],
         output_names=outputs,
         dynamic_shapes=shapes,
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
-
-
-def _describe(file: Path, config: PoseConfig) -> None:
-    import onnx
-
-    stored = onnx.load(file)
-    stored.metadata_props.add(key=_CONFIG_KEY, value=config.to_json())
-    onnx.save(stored, file)
 
 
 class OnnxPose(PoseModel):
