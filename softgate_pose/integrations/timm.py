@@ -10,10 +10,11 @@ from timm.models import DefaultCfg, FeatureInfo, PretrainedCfg, is_model, regist
 from torch import Tensor, nn
 
 from softgate_pose import zoo
-from softgate_pose.config import STRIDE
+from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.factory import create_model
 from softgate_pose.model.hourglass import Hourglass
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.weights import WEIGHTS_FILE
 
 __all__ = ["PyramidFeatures", "register"]
 
@@ -109,7 +110,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             tag = pretrained_cfg.tag
         full = f"{name}.{tag}" if tag and pretrained else name
         model = create_model(full, pretrained, num_keypoints=num_classes, **settings)
-        model.pretrained_cfg = model.default_cfg = _cfg_of(model).to_dict()  # timm.data reads them
+        model.pretrained_cfg = model.default_cfg = _cfg(
+            model.config, architecture=model.config.name
+        ).to_dict()  # timm.data reads them
         model.num_classes = model.config.num_keypoints  # type: ignore[assignment]
         return PyramidFeatures(model, out_indices) if features_only else model
 
@@ -121,29 +124,24 @@ def _default_cfg(name: str) -> DefaultCfg:
     cfgs = {}
     for full in zoo.list_pretrained(name):
         weights = zoo.get_pretrained(full)
-        file = None if weights.folder is None else str(weights.folder / "model.safetensors")
+        file = None if weights.folder is None else str(weights.folder / WEIGHTS_FILE)
         config = zoo.read_card(weights).get("config", zoo.get_entry(name).config)
-        cfgs[weights.tag] = PretrainedCfg(
-            file=file, hf_hub_id=weights.repo, input_size=(config.in_chans, *config.input_size), **_shared(config)
-        )
-    config = zoo.get_entry(name).config
-    if not cfgs:
-        cfgs[""] = PretrainedCfg(input_size=(config.in_chans, *config.input_size), **_shared(config))
-    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfgs))
+        cfgs[weights.tag] = _cfg(config, file=file, hf_hub_id=weights.repo)
+    return DefaultCfg(
+        tags=deque(cfgs or [""]), cfgs=cfgs or {"": _cfg(zoo.get_entry(name).config)}, is_pretrained=bool(cfgs)
+    )
 
 
-def _cfg_of(model: SoftGatePose) -> PretrainedCfg:
-    config = model.config
-    return PretrainedCfg(architecture=config.name, input_size=(config.in_chans, *config.input_size), **_shared(config))
-
-
-def _shared(config: Any) -> dict[str, Any]:
-    return {
-        "mean": config.mean,
-        "std": config.std,
-        "num_classes": config.num_keypoints,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "first_conv": "stem.0",
-        "classifier": None,
-    }
+def _cfg(config: PoseConfig, **source: Any) -> PretrainedCfg:
+    """What timm keeps of a model, and where its weights are."""
+    return PretrainedCfg(
+        input_size=(config.in_chans, *config.input_size),
+        mean=config.mean,
+        std=config.std,
+        num_classes=config.num_keypoints,
+        crop_pct=1.0,
+        interpolation="bilinear",
+        first_conv="stem.0",
+        classifier=None,
+        **source,
+    )
