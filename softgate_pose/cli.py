@@ -18,10 +18,10 @@ import click
 from softgate_pose import __version__, zoo
 from softgate_pose.card import commands, data_lines
 from softgate_pose.pose.heatmaps import DecodeMethod
+from softgate_pose.training.crops import Keep
 
 if TYPE_CHECKING:
     from softgate_pose.evaluation import Evaluation
-    from softgate_pose.training.crops import Keep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -363,7 +363,7 @@ def evaluate(
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
 @click.option(
     "--keep",
-    type=click.Choice(("memory", "device", "stream")),
+    type=click.Choice(get_args(Keep)),
     default="memory",
     show_default=True,
     help="Crops all in memory, all on the device, or read anew for each batch.",

@@ -77,9 +77,9 @@ class CocoAnnotations:
         Raises:
             ValueError: If a keypoint was not predicted, or the numbers of people differ.
         """
-        chosen = predictions.select_keypoints(self.keypoint_names)
-        if len(chosen) != len(self.people):
-            raise ValueError(f"Expected predictions of {len(self.people)} people of {self.file}, got {len(chosen)}.")
+        chosen, people = predictions.select_keypoints(self.keypoint_names), self.people
+        if len(chosen) != len(people):
+            raise ValueError(f"Expected predictions of {len(people)} people of {self.file}, got {len(chosen)}.")
         points = torch.where(chosen.keypoints.isnan(), math.inf, chosen.keypoints.double())
         scores = [1.0] * len(chosen)
         if chosen.scores is not None:
@@ -91,7 +91,7 @@ class CocoAnnotations:
                 "keypoints": [value for x, y in person for value in (x, y, 1.0)],
                 "score": score,
             }
-            for row, person, score in zip(self.people, points.tolist(), scores, strict=True)
+            for row, person, score in zip(people, points.tolist(), scores, strict=True)
         ]
 
 

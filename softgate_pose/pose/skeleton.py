@@ -58,7 +58,9 @@ class Skeleton:
     @property
     def unpaired(self) -> tuple[str, ...]:
         """Keypoints whose name speaks of a side, and which yet are their own mirror image: ``wing_left``."""
-        return tuple(name for i, name in enumerate(self.keypoints) if self.mirror[i] == i and _names_a_side(name))
+        return tuple(
+            self.keypoints[i] for i, j in enumerate(self.mirror) if i == j and _names_a_side(self.keypoints[i])
+        )
 
     @property
     def edge_indices(self) -> tuple[tuple[int, int], ...]:
