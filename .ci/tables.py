@@ -132,7 +132,7 @@ def _billions(entry: zoo.ModelEntry) -> str:
 
 
 def _size(card: dict[str, Any]) -> str:
-    return _px(card["config"].input_size)
+    return _px(card["config"].input_size) if "config" in card else "unknown"
 
 
 def _px(size: tuple[int, int]) -> str:
@@ -151,7 +151,7 @@ def main(check: bool) -> None:
     pages = [PAGES / f"{name}.md" for name in zoo.MODELS]
     for file in [ROOT / name for name in FILES] + pages:
         old = file.read_text(encoding="utf-8") if file.exists() else ""
-        text = old or f"# {file.stem}\n\n<!-- table: card -->\n<!-- end -->\n"
+        text = old or f"---\nhide: [toc]\n---\n\n# {file.stem}\n\n<!-- table: card -->\n<!-- end -->\n"
 
         def fill(match: re.Match[str], file: Path = file) -> str:
             table = "\n".join(TABLES[match[1]](file)).strip()

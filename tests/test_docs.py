@@ -1,6 +1,7 @@
 """What README and docs show is so: blocks and examples run, commands parse, figures are current, names exist."""
 
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -17,6 +18,7 @@ from PIL import Image
 
 import softgate_pose
 from softgate_pose import zoo
+from softgate_pose.card import commands
 from softgate_pose.cli import _parse_settings, main
 from softgate_pose.readers import _parse_source, read_people
 from softgate_pose.training.recipe import get_recipe
@@ -290,6 +292,39 @@ def test_templates_are_those_that_forges_read():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command in re.findall(r"`make ([a-z ]+)`", text):
         assert set(command.split()) <= set(targets)
+
+
+def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
+    """Two of one model, and one of another that lies on the Hub alone."""
+    first = zoo.get_pretrained(zoo.list_pretrained()[0])
+    folder, known = first.folder, zoo.read_card(first)
+    rows = [{"model": "sgpose_1m0_2s", "tag": tag, "sha256": tag * 64, "bundled": True} for tag in "ab"]
+    rows.append({"model": "sgpose_small_4s", "tag": "far", "sha256": "c" * 64, "repo": "o/r", "revision": "d" * 40})
+    (tmp_path / "index.json").write_text(json.dumps(rows))
+    for tag in "ab":
+        shutil.copytree(folder, tmp_path / f"sgpose_1m0_2s.{tag}", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(zoo, "BUNDLED", tmp_path)
+    zoo._pretrained.cache_clear()
+    try:
+        tables = runpy.run_path(str(ROOT / ".ci" / "tables.py"))
+        rows = tables["models"](ROOT / "README.md")
+        near, far, none = (
+            "\n".join(tables["card"](ROOT / "docs" / "models" / f"{name}.md"))
+            for name in ("sgpose_1m0_2s", "sgpose_small_4s", "sgpose_wide_4s")
+        )
+        measured = tables["measured"](ROOT / "README.md")
+    finally:
+        monkeypatch.undo()
+        zoo._pretrained.cache_clear()
+    assert [row for row in rows if "`.a`, `.b`" in row and "docs/models/sgpose_1m0_2s.md" in row]
+    assert re.findall(r"^## Weights `(.*)`$", near, re.MULTILINE) == ["sgpose_1m0_2s.a", "sgpose_1m0_2s.b"]
+    assert near.count("\nsoftgate-pose train ") == 2 * len(commands(known)) > 0
+    assert f"`hf-hub:o/r@{'d' * 40}`" in far
+    assert "not stated" in far
+    assert "There are no weights of this model yet" in none
+    labels = [row.split(" | ")[0] for row in measured[2:]]
+    assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(known["metrics"])]
+    assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # once for the same people
 
 
 def test_links_between_pages_and_files_exist():
