@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from made_data import write_coco
 
+from softgate_pose import list_pretrained
 from softgate_pose.readers import read_people
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +93,12 @@ def test_the_annotations_that_training_shows_are_read(tmp_path):
 
 def test_tables_are_those_of_the_zoo():
     subprocess.run([sys.executable, ROOT / ".ci" / "tables.py", "--check"], check=True)
+
+
+def test_figures_of_the_example_people_are_those_on_the_cards():
+    """The part of `.ci/figures.py` that needs no data set: every bundled model, measured anew."""
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "figures.py"], check=True, capture_output=True, text=True)
+    assert done.stdout.count("as on the card") == 2 * len(list_pretrained())
 
 
 def test_links_between_pages_and_files_exist():
