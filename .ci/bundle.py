@@ -10,8 +10,18 @@ import sys
 from pathlib import Path
 
 from softgate_pose.card import model_card
-from softgate_pose.weights import find_checkpoint
-from softgate_pose.zoo import BUNDLED, get_entry
+from softgate_pose.weights import CARD_FILE, find_checkpoint
+from softgate_pose.zoo import BUNDLED, TRAINING_FILE, get_entry
+
+
+def write_card(folder: Path, name: str) -> str:
+    """Write the card of bundled weights from what is stored beside them; their sha256."""
+    found = find_checkpoint(folder)
+    assert found.config is not None
+    training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
+    (folder / CARD_FILE).write_text(model_card(found.config, training, name, digest), encoding="utf-8")
+    return digest
 
 
 def main(folder: Path, tag: str) -> None:
@@ -24,10 +34,8 @@ def main(folder: Path, tag: str) -> None:
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(folder, target)
-    training = json.loads((target / "training.json").read_text(encoding="utf-8"))
-    (target / "README.md").write_text(model_card(found.config, training, f"{model}.{tag}"), encoding="utf-8")
     index = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
+    digest = write_card(target, f"{model}.{tag}")
     row = {"model": model, "tag": tag, "sha256": digest, "bundled": True}
     places = [i for i, old in enumerate(index) if (old["model"], old["tag"]) == (model, tag)]
     at = places[0] if places else len(index)

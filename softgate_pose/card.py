@@ -13,7 +13,9 @@ __all__ = ["commands", "data_lines", "model_card"]
 _PAPER = "https://arxiv.org/abs/2002.11098"
 
 
-def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "local-dir:FOLDER") -> str:
+def model_card(
+    config: PoseConfig, training: Mapping[str, Any], source: str = "local-dir:FOLDER", sha256: str | None = None
+) -> str:
     """A Hub model card in Markdown.
 
     Args:
@@ -24,6 +26,7 @@ def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "l
             ``before`` (the same of the run whose weights this one started from). What is missing is
             said to be not stated.
         source: The name under which ``create_model`` finds the model.
+        sha256: Of ``model.safetensors``.
     """
     licence = training.get("licence")
     height, width = config.input_size
@@ -56,6 +59,7 @@ def model_card(config: PoseConfig, training: Mapping[str, Any], source: str = "l
         "",
         f"Weights: {licence or 'not stated'}. The code of softgate_pose is Apache-2.0.",
         "",
+        *([f"SHA-256 of `model.safetensors`: `{sha256}`", ""] if sha256 else []),
         "## Training data",
         "",
         *(data_lines(training) or ["Not stated."]),

@@ -252,6 +252,12 @@ def predict(
     help="Write what is scored to a JSON file, for --predictions.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the tables to a file, too.")
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    help="Draw people as predicted in a .jpg or .png, white rings where the annotation is: above some from all over "
+    "the data, below the worst.",
+)
 @_plain_errors()
 def evaluate(
     model_name: str | None,
@@ -265,6 +271,7 @@ def evaluate(
     predictions_file: Path | None,
     save_predictions: Path | None,
     json_file: Path | None,
+    sheet: Path | None,
 ) -> None:
     """Score a model, or predictions of any other, on annotated people.
 
@@ -275,6 +282,7 @@ def evaluate(
     from softgate_pose.people import concatenate
     from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
     from softgate_pose.readers import coco_file, read_people
+    from softgate_pose.sheet import contact_sheet
 
     model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
     if predictions_file is not None:
@@ -282,11 +290,14 @@ def evaluate(
         _refuse("--predictions scores a file as it is", others)
     if mean_pose:
         _refuse("--mean-pose scores no model", model_options)
-    for option, file in (("--json", json_file), ("--save-predictions", save_predictions)):
+    for option, file in (("--json", json_file), ("--save-predictions", save_predictions), ("--sheet", sheet)):
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
             raise ValueError(
                 f"{option} {file}: " + ("is a folder." if file.is_dir() else f"there is no folder {file.parent}.")
             )
+
+    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
 
     people = read_people(data)
     annotations_file = coco_file(data)
@@ -319,8 +330,11 @@ def evaluate(
     how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
     click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
     if isinstance(found, Predictions):
-        scored = evaluation.score_keypoints(found.select_keypoints(people.skeleton.keypoints).keypoints, people)
+        chosen = found.select_keypoints(people.skeleton.keypoints)
+        scored = evaluation.score_keypoints(chosen.keypoints, people)
         _print_evaluation(scored)
+        if sheet is not None:
+            contact_sheet(people, chosen, evaluation.person_errors(chosen.keypoints, people)).save(sheet, quality=90)
         row |= {**scored.to_dict(), "definition": scored.definition}
     if annotations is not None:
         scored = oks.score_oks(found, annotations)

@@ -268,11 +268,11 @@ def save_pretrained(
         OSError: If it cannot be written.
         ValueError: If a value does not fit into ``dtype``.
     """
-    return _save(model, Path(folder), training, dtype, card.model_card(model.config, training or {}))
+    return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
 
 def _save(
-    model: SoftGatePose, folder: Path, training: Mapping[str, Any] | None, dtype: torch.dtype | None, text: str
+    model: SoftGatePose, folder: Path, training: Mapping[str, Any] | None, dtype: torch.dtype | None, source: str
 ) -> Path:
     tensors = {}
     for key, value in model.state_dict().items():
@@ -286,7 +286,9 @@ def _save(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         part = Path(scratch)
         metadata = {"format": "pt", "config": json.dumps(model.config.to_dict())}
-        (part / WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        content = safetensors.torch.save(tensors, metadata=metadata)
+        text = card.model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
+        (part / WEIGHTS_FILE).write_bytes(content)
         (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
         (part / CARD_FILE).write_text(text, encoding="utf-8")
         (part / TRAINING_FILE).write_text(json.dumps(training or {}, indent=2) + "\n", encoding="utf-8")
@@ -323,8 +325,7 @@ def push_to_hub(
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        text = card.model_card(model.config, training or {}, source=f"hf-hub:{repo}")
-        _save(model, Path(scratch), training, dtype, text)
+        _save(model, Path(scratch), training, dtype, f"hf-hub:{repo}")
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
     oid: str = commit.oid

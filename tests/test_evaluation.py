@@ -584,9 +584,26 @@ def test_options_that_do_not_go_together(mpii_source, tmp_path):
 
 
 def test_outputs_that_cannot_be_written_are_told_before_predicting(mpii_source, tmp_path):
-    for option in ("--json", "--save-predictions"):
+    for option in ("--json", "--save-predictions", "--sheet"):
         assert "there is no folder" in failing("--data", mpii_source, option, tmp_path / "no" / "file.json")
         assert "is a folder" in failing("--data", mpii_source, option, tmp_path)
+
+
+def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source, tmp_path):
+    """Missing predictions draw nothing, so the sheets differ by the skeletons alone."""
+    people = read_people(mpii_source)
+    sheets = []
+    for keypoints in (people.keypoints, torch.full_like(people.keypoints, torch.nan)):
+        saved, sheet = tmp_path / "p.json", tmp_path / "sheet.png"
+        write_predictions(saved, Predictions(people.skeleton.keypoints, keypoints))
+        scored(tmp_path, "--predictions", saved, "--data", mpii_source, "--sheet", sheet)
+        with Image.open(sheet) as picture:
+            sheets.append(np.asarray(picture.convert("RGB")))
+    with_skeletons, without = sheets
+    assert with_skeletons.shape == (2 * (192 + 14), len(people) * 192, 3)
+    assert (with_skeletons != without).any()
+    assert ((without == 255).all(axis=-1)).sum() > 100 * len(people)  # white rings
+    assert "must end in .jpg or .png" in failing("--data", mpii_source, "--sheet", tmp_path / "sheet.gif")
 
 
 def test_models_that_lack_keypoints(mpii_source, tmp_path):

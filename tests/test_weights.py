@@ -26,6 +26,8 @@ def test_saving_and_loading_round_trips(tiny_model, folder):
     files = ["README.md", "config.json", "model.safetensors", "training.json"]
     assert sorted(file.name for file in folder.iterdir()) == files
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert f"SHA-256 of `model.safetensors`: `{digest}`" in (folder / "README.md").read_text()
 
 
 def test_saving_again_leaves_nothing_of_the_first(tiny_model, tmp_path):

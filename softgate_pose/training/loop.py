@@ -21,12 +21,13 @@ from tqdm import tqdm
 from softgate_pose.evaluation import Evaluation, person_errors, predict_people, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People
+from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.augment import Changes, augment, draw_changes
 from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.state import TrainingState
-from softgate_pose.training.watch import RunLog, contact_sheet
+from softgate_pose.training.watch import RunLog
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -367,7 +368,8 @@ class _Run:
         predictions = predict_people(model, people)
         keypoints = predictions.keypoints
         if self.engine.sheets:
-            sheet = contact_sheet(people, predictions, person_errors(keypoints, people), self.config)
+            errors = person_errors(keypoints, people)
+            sheet = contact_sheet(people, predictions, errors, in_chans=self.config.in_chans)
             (self.folder / "sheets").mkdir(exist_ok=True)
             sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)

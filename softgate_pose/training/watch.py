@@ -1,4 +1,4 @@
-"""Watching a run: its log as CSV and for TensorBoard, and a sheet of what it sees."""
+"""Watching a run: its log, as CSV and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,22 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
-
-from softgate_pose.config import PoseConfig
-from softgate_pose.draw import draw_poses
-from softgate_pose.images import load_image
-from softgate_pose.people import People
-from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.prediction_files import Predictions
-
-__all__ = ["RunLog", "contact_sheet"]
-
-_CELL, _COLUMNS = 192, 8
-_LABEL = 14  # height of the line above a cell
+__all__ = ["RunLog"]
 
 
 class RunLog:
@@ -69,48 +54,3 @@ class RunLog:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
-
-
-def contact_sheet(
-    people: People, predictions: Predictions, errors: Tensor, config: PoseConfig, count: int = 16
-) -> Image.Image:
-    """People with their predicted skeletons, and a white ring where each keypoint was annotated.
-
-    The upper half shows fixed people, spread evenly over the table; the lower half those that were
-    predicted worst.
-
-    Args:
-        people: N annotated people, of the model's skeleton.
-        predictions: Of their keypoints, with scores.
-        errors: (N,) the measure of "worst"; NaN where there is none.
-        config: Of the model.
-        count: People in each half.
-    """
-    fixed = torch.linspace(0, len(people) - 1, min(count, len(people))).round().long()
-    worst = errors.nan_to_num(-1).argsort(descending=True)[: min(count, len(people))]
-    rows = torch.cat((fixed, worst)).tolist()
-    cells = [_cell(people, predictions, errors, config, row) for row in rows]
-    columns = min(_COLUMNS, len(fixed))
-    lines = [cells[: len(fixed)], cells[len(fixed) :]]
-    placed = [line[i : i + columns] for line in lines for i in range(0, len(line), columns)]
-    sheet = Image.new("RGB", (columns * _CELL, len(placed) * (_CELL + _LABEL)))
-    for y, line in enumerate(placed):
-        for x, cell in enumerate(line):
-            sheet.paste(cell, (x * _CELL, y * (_CELL + _LABEL)))
-    return sheet
-
-
-def _cell(people: People, predictions: Predictions, errors: Tensor, config: PoseConfig, row: int) -> Image.Image:
-    matrix = geometry.box_to_crop(people.boxes[row : row + 1], (_CELL, _CELL), BOX_SCALE)
-    crop = geometry.crop(load_image(people.images[row], config.in_chans), matrix, (_CELL, _CELL))[0].round().byte()
-    found = geometry.transform_points(matrix, predictions.keypoints[row : row + 1].double())
-    scores = torch.ones(found.shape[:2]) if predictions.scores is None else predictions.scores[row : row + 1]
-    drawn = draw_poses(crop, found, scores, people.skeleton)
-    pen = ImageDraw.Draw(drawn)
-    truth = geometry.transform_points(matrix, people.keypoints[row : row + 1])[0][people.labelled[row]]
-    for x, y in truth.tolist():
-        pen.ellipse((x - 3, y - 3, x + 3, y + 3), outline="white")
-    cell = Image.new("RGB", (_CELL, _CELL + _LABEL))
-    cell.paste(drawn, (0, _LABEL))
-    ImageDraw.Draw(cell).text((3, 1), f"{people.images[row].name[-18:]}  {float(errors[row]):.2f}", fill="white")
-    return cell

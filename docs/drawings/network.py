@@ -1,4 +1,4 @@
-"""Draw the network: python docs/figures/network.py writes block.svg, hourglass.svg and stack.svg to docs/images."""
+"""Draw the network: python docs/drawings/network.py writes block.svg, hourglass.svg and stack.svg to docs/images."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Draw the four decoders on real heatmaps: python docs/figures/decoding.py writes decoding.png to docs/images.
+"""Draw the four decoders on real heatmaps: python docs/drawings/decoding.py writes decoding.png to docs/images.
 
 The bundled model looks at the right man of examples/photo.jpg. Above, a keypoint's heatmap over the crop; below, the
 pixels round its peak with what each decoder makes of them.

@@ -1,4 +1,4 @@
-"""Draw how coordinates are meant: python docs/figures/coordinates.py writes pixels.svg, stride.svg and crop.jpg."""
+"""Draw how coordinates are meant: python docs/drawings/coordinates.py writes pixels.svg, stride.svg and crop.jpg."""
 
 import json
 import sys
