@@ -73,7 +73,7 @@ def hourglass(folder: Path, depth: int = 4) -> None:
 
 def stack(folder: Path) -> None:
     """Stem, two hourglasses with their heads, and what one hands to the next."""
-    d = Drawing(460, 760, "Stem, then hourglass, neck and head, repeated; each stack but the last joins into the next.")
+    d = Drawing(460, 690, "Stem, then hourglass, neck and head, repeated; each stack but the last joins into the next.")
     d.text(150, 24, "image: 3 × 256 × 256")
     d.arrow((150, 30), (150, 46))
     d.box(40, 46, 220, 58, "conv 7×7 stride 2, bn, relu,", "max-pool 2, block", fill=BLUE)
