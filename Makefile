@@ -24,8 +24,8 @@ lint: .venv/installed-dev  ## Check style
 types: .venv/installed-dev  ## Check types, strictly
 	$(BIN)/mypy
 
-docs: .venv/installed-dev  ## Build the site into site/; any warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/installed-dev  ## Build the site into site/; any warning is an error, which --quiet would undo
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 serve: .venv/installed-dev  ## Show the site on http://127.0.0.1:8000, rebuilt as you edit
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
