@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs serve format tables clean
+.PHONY: help demo test lint types docs serve format tables package clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,8 +24,8 @@ lint: .venv/installed-dev  ## Check style
 types: .venv/installed-dev  ## Check types, strictly
 	$(BIN)/mypy
 
-docs: .venv/installed-dev  ## Build the site into site/; any warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/installed-dev  ## Build the site into site/; any warning is an error, which --quiet would undo
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 serve: .venv/installed-dev  ## Show the site on http://127.0.0.1:8000, rebuilt as you edit
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
@@ -36,6 +36,12 @@ format: .venv/installed-dev  ## Put the code in form
 
 tables: .venv/installed-dev  ## Write the model tables of README and docs from the measured JSON
 	$(BIN)/python .ci/tables.py
+
+package: .venv/installed-dev  ## Build the wheel, of at most 120 MB, and the source archive into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+	@ls -l dist
+	@test -z "$$(find dist -name '*.whl' -size +120000000c)" || { echo "The wheel is larger than 120 MB."; exit 1; }
 
 clean:  ## Remove what was built, .venv included
 	rm -rf .venv build dist site out .mypy_cache .pytest_cache .ruff_cache

@@ -1,21 +1,27 @@
-"""Write the tables between `<!-- table: NAME -->` and `<!-- end -->` from the zoo and the measured JSON.
+"""Write what lies between `<!-- table: NAME -->` and `<!-- end -->` from the zoo and the measured JSON.
 
-Run `make tables` after bundling weights; with --check it changes nothing and fails if a table is old.
+Run `make tables` after bundling weights or adding a model, whose page it begins; with --check it changes nothing and
+fails if a table is old.
 """
 
+import ast
+import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from softgate_pose import zoo
 from softgate_pose.card import commands, data_lines
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "docs/models.md")
+FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md")
+PAGES = ROOT / "docs" / "models"
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean", "limbs", "mean@0.1")
 
 
-def models() -> list[str]:
+def models(file: Path) -> list[str]:
     """Budgets: ours, counted, apart from the paper's, printed."""
     rows = [
         "| model | parameters | MACs at 256² | weights here "
@@ -23,60 +29,145 @@ def models() -> list[str]:
         "|---|---:|---:|---|---:|---:|---|",
     ]
     for name, entry in zoo.MODELS.items():
+        page = Path(os.path.relpath(PAGES / f"{name}.md", file.parent)).as_posix()
         tags = ", ".join(f"`.{zoo.get_pretrained(full).tag}`" for full in zoo.list_pretrained(name))
-        macs = f"{entry.paper_macs:.2f} G" if entry.paper_macs is not None else "–"
         rows.append(
-            f"| `{name}` | {entry.params / 1e6:.2f} M | {entry.macs / 1e9:.2f} G | {tags or 'none yet'} "
-            f"| {entry.paper_params:.1f} M | {macs} | {entry.paper_pckh or '–'} |"
+            f"| [`{name}`]({page}) | {entry.params / 1e6:.2f} M | {entry.macs / 1e9:.2f} G | {tags or 'none yet'} "
+            f"| {_millions(entry)} | {_billions(entry)} | {entry.paper_pckh or '–'} |"
         )
     return rows
 
 
-def measured() -> list[str]:
+def measured(file: Path, pattern: str = "*") -> list[str]:
     """What our weights measure, part by part, and the mean pose beside them."""
     rows = [
         "| weights | people, protocol | flip test | " + " | ".join(PARTS) + " |",
         "|---|---|---|" + "---:|" * len(PARTS),
     ]
-    for full in zoo.list_pretrained():
+    for full in zoo.list_pretrained(pattern):
         card = zoo.read_card(zoo.get_pretrained(full))
-        size = "×".join(map(str, card["config"].input_size))
-        for label, key in ((f"`{full}`, {size} px", "metrics"), ("always the mean training pose", "baseline")):
-            for row in card.get(key, ()):
+        baselines = card.get("baseline", ())
+        for label, found in ((f"`{full}`, {_size(card)} px", card.get("metrics", ())), (_MEAN_POSE, baselines)):
+            for row in found:
                 flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")
                 cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
-                rows.append("| " + " | ".join(cells + [f"{row[p]:.1f}" if p in row else "–" for p in PARTS]) + " |")
+                line = "| " + " | ".join(cells + [f"{row[p]:.1f}" if p in row else "–" for p in PARTS]) + " |"
+                if line not in rows:  # weights that were trained on the same people have one mean pose
+                    rows.append(line)
     return rows
 
 
-def training() -> list[str]:
-    """How each of our weights was trained."""
-    lines: list[str] = []
-    for full in zoo.list_pretrained():
-        card = zoo.read_card(zoo.get_pretrained(full))
-        lines += [f"### `{full}`", "", f"Licence: {card['licence']}.", "", "Trained on:", ""]
-        lines += [*data_lines(card), "", "```sh", *commands(card), "```"]
+_MEAN_POSE = "always the mean training pose"
+
+
+def card(file: Path) -> list[str]:
+    """All that is known of one model, whose page this is."""
+    name = file.stem
+    entry, published = zoo.get_entry(name), zoo.list_pretrained(name)
+    config = entry.config
+    lines = [
+        f"{config.num_stacks} hourglass{'es' if config.num_stacks > 1 else ''} of width {config.width} and depth "
+        f"{config.depth}. Without weights it has {config.num_keypoints} keypoints ({config.skeleton.name}) and takes "
+        f"{_px(config.input_size)} px; weights bring their own.",
+        "",
+        "| | counted here | printed in the paper |",
+        "|---|---:|---:|",
+        f"| parameters | {entry.params:,} | {_millions(entry)} |",
+        f"| multiply-adds of a 256×256 image | {entry.macs / 1e9:.2f} G | {_billions(entry)} |",
+        f"| PCKh@0.5 of the paper's weights on all of MPII | | {entry.paper_pckh or '–'} |",
+        "",
+        "```python",
+        "import softgate_pose",
+        "",
+        f'model = softgate_pose.create_model("{name}"'
+        + (", pretrained=True)" if published else ")  # with random weights: there are none yet"),
+        "```",
+        "",
+        *(() if published else ("There are no weights of this model yet. [Training](../training.md) makes some.",)),
+    ]
+    for full in published:
+        lines += _weights_card(file, full)
     return lines
 
 
-TABLES = {"models": models, "measured": measured, "training": training}
+def _weights_card(file: Path, full: str) -> list[str]:
+    """One set of weights: what it takes, what it measures, how it came to be."""
+    weights = zoo.get_pretrained(full)
+    card = zoo.read_card(weights)
+    where = "in the package" if weights.folder is not None else f"`hf-hub:{weights.repo}@{weights.revision}`"
+    lines = [f"## Weights `{full}`", "", "| | |", "|---|---|", f"| where | {where} |"]
+    if "config" in card:
+        skeleton = card["config"].skeleton
+        lines += [f"| input | {_size(card)} px |", f"| keypoints | {len(skeleton)} ({skeleton.name}) |"]
+    lines += [f"| licence | {card.get('licence') or 'not stated'} |", f"| SHA-256 | `{weights.sha256}` |"]
+    if card.get("metrics"):
+        lines += ["", "Measured, in percent ([what the columns mean](../models.md#what-our-weights-measure)):", ""]
+        lines += measured(file, full)
+    if data_lines(card):
+        lines += ["", "Trained on:", "", *data_lines(card)]
+    if commands(card):
+        lines += ["", "By:" if len(commands(card)) == 1 else "By, one after another:", ""]
+        lines += ["```sh", *commands(card), "```"]
+    return [*lines, ""]
+
+
+def layout(file: Path) -> list[str]:
+    """One line a module, its docstring's first."""
+    rows = ["| module of `softgate_pose` | |", "|---|---|"]
+    package = ROOT / "softgate_pose"
+    for module in sorted(package.rglob("*.py"), key=lambda path: (len(path.parts), path)):
+        if not module.name.startswith("__"):
+            line = (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+            name = module.relative_to(package).as_posix()
+            rows.append(f"| `{name}` | {line.replace('``', '`')} |")
+    return rows
+
+
+def _millions(entry: zoo.ModelEntry) -> str:
+    return "–" if entry.paper_params is None else f"{entry.paper_params:.1f} M"
+
+
+def _billions(entry: zoo.ModelEntry) -> str:
+    return "–" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G"
+
+
+def _size(card: dict[str, Any]) -> str:
+    return _px(card["config"].input_size) if "config" in card else "unknown"
+
+
+def _px(size: tuple[int, int]) -> str:
+    return "×".join(map(str, size))
+
+
+TABLES: dict[str, Callable[[Path], list[str]]] = {
+    "models": models,
+    "measured": measured,
+    "card": card,
+    "layout": layout,
+}
 
 
 def main(check: bool) -> None:
-    for name in FILES:
-        file = ROOT / name
-        text = file.read_text(encoding="utf-8")
+    pages = [PAGES / f"{name}.md" for name in zoo.MODELS]
+    for file in [ROOT / name for name in FILES] + pages:
+        old = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = old or f"---\nhide: [toc]\n---\n\n# {file.stem}\n\n<!-- table: card -->\n<!-- end -->\n"
 
-        def fill(match: re.Match[str]) -> str:
-            return f"<!-- table: {match[1]} -->\n\n" + "\n".join(TABLES[match[1]]()) + "\n\n<!-- end -->"
+        def fill(match: re.Match[str], file: Path = file) -> str:
+            table = "\n".join(TABLES[match[1]](file)).strip()
+            return f"<!-- table: {match[1]} -->\n\n{table}\n\n<!-- end -->"
 
         new = re.sub(r"<!-- table: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
-        if new == text:
+        if new == old:
             continue
+        shown = file.relative_to(ROOT).as_posix()
         if check:
-            raise SystemExit(f"The tables of {name} are old; run: make tables")
+            raise SystemExit(f"The tables of {shown} are old; run: make tables")
         file.write_text(new, encoding="utf-8")
-        print(f"{name}: tables written")
+        print(f"{shown}: tables written")
+    gone = sorted(file.name for file in PAGES.glob("*.md") if file not in pages)
+    if gone:
+        raise SystemExit(f"docs/models has pages of no model: {', '.join(gone)}. Remove them, and from mkdocs.yml.")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def list_command(pattern: str) -> None:
                 f"{entry.config.num_stacks} x {entry.config.width}",
                 f"{entry.params / 1e6:.2f} M",
                 f"{entry.macs / 1e9:.2f} G",
-                f"{entry.paper_params:.1f} M",
+                "-" if entry.paper_params is None else f"{entry.paper_params:.1f} M",
                 "-" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G",
                 entry.paper_pckh or "-",
                 ", ".join(tags) or "none yet",
@@ -120,7 +120,8 @@ def info(name: str) -> None:
     model, dot, _ = name.partition(".")
     entry = zoo.get_entry(model)
     click.echo(f"{model}: {entry.config.num_stacks} x {entry.config.width}, depth {entry.config.depth}")
-    click.echo(f"  parameters   {entry.params:,} (paper: {entry.paper_params:g} M)")
+    params = "not given" if entry.paper_params is None else f"{entry.paper_params:g} M"
+    click.echo(f"  parameters   {entry.params:,} (paper: {params})")
     macs = "not given" if entry.paper_macs is None else f"{entry.paper_macs:g} G"
     click.echo(f"  MACs         {entry.macs:,} at 256x256 (paper: {macs})")
     click.echo(f"  paper PCKh   {entry.paper_pckh or 'not given'} (PCKh@0.5 on all of MPII, the paper's weights)")

@@ -30,7 +30,7 @@ class ModelEntry:
         config: The architecture at the paper's input of 256×256 and MPII's 16 keypoints.
         params: Learned parameters of that network, counted.
         macs: Multiply-adds of one 256×256 image, counted with torch's flop counter (2 FLOPs each).
-        paper_params: Millions, as the paper prints them.
+        paper_params: Millions, as the paper prints them; None for a model that is not the paper's.
         paper_macs: Billions, as the paper prints them; None where it does not.
         paper_pckh: The paper's PCKh@0.5 on MPII, with its own training; None where it does not give one.
     """
@@ -38,7 +38,7 @@ class ModelEntry:
     config: PoseConfig
     params: int
     macs: int
-    paper_params: float
+    paper_params: float | None
     paper_macs: float | None
     paper_pckh: str | None
 
@@ -73,7 +73,7 @@ def _entry(
     num_stacks: int,
     width: int,
     counted: tuple[int, int],
-    paper: tuple[float, float | None, str | None],
+    paper: tuple[float | None, float | None, str | None],
 ) -> tuple[str, ModelEntry]:
     config = PoseConfig(name=name, num_stacks=num_stacks, width=width)
     (params, macs), (paper_params, paper_macs, paper_pckh) = counted, paper

@@ -1,5 +1,7 @@
-"""Every Python block of README and docs, and every example, runs; the tables are those of the zoo."""
+"""What README and docs show is so: blocks and examples run, commands parse, figures are current, names exist."""
 
+import ast
+import json
 import re
 import runpy
 import shlex
@@ -8,20 +10,47 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from made_data import write_coco
+from PIL import Image
 
-from softgate_pose import list_pretrained
-from softgate_pose.readers import read_people
+import softgate_pose
+from softgate_pose import zoo
+from softgate_pose.card import commands
+from softgate_pose.cli import _parse_settings, main
+from softgate_pose.readers import _parse_source, read_people
+from softgate_pose.training.recipe import get_recipe
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def fences(page, language):
+    """The text of each block of a language; blocks in lists are indented, and lose that."""
+    pattern = rf"^( *)```{language}\n(.*?)^\1```"
+    found = re.finditer(pattern, page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [(re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE), match.end()) for match in found]
+
+
+def block_and_output(page):
+    """Python blocks, each with the output that is shown right below it, if there is one."""
+    text = page.read_text("utf-8")
+    for block, end in fences(page, "python"):
+        shown = re.match(r"\n+```text\n(.*?)^```", text[end:], re.DOTALL | re.MULTILINE)
+        yield block, shown and shown[1]
+
+
 BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{number}")
+    pytest.param(block, output, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, block in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    )
+    for number, (block, output) in enumerate(block_and_output(page))
 ]
 
 
@@ -33,9 +62,76 @@ def in_a_clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block(block, in_a_clone, capsys):
+@pytest.mark.parametrize(("block", "output"), BLOCKS)
+def test_block(block, output, in_a_clone, capsys):
     exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    assert output is None or printed == output
+
+
+def commands_of(page):
+    """Each command of the shell blocks as words; optional parts are taken, comments and continuations are not."""
+    for block, _ in fences(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in re.split(r"&&|\|", line):
+                words = shlex.split(
+                    command.replace("[", "").replace("]", "") if " [--" in command else command, comments=True
+                )
+                if words:
+                    yield words
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.name}: {' '.join(words)[:60]}") for page in PAGES for words in commands_of(page)
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_command(words):
+    """What it names exists: a program's options, a target, a script, an extra."""
+    program, *arguments = words
+    if "softgate_pose" in words:  # behind a launcher
+        program, arguments = "softgate-pose", words[words.index("softgate_pose") + 1 :]
+        if arguments[-1] == "...":
+            assert arguments[0] in main.commands
+            return
+    if Path(program).name == "softgate-pose":
+        check_softgate_pose(arguments)
+    elif program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(arguments) <= set(targets)
+    elif Path(program).name in ("python", "pytest") and arguments[0] != "-m":
+        assert (ROOT / arguments[0]).is_file()
+    elif Path(program).name in ("pip", "uv"):
+        extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        asked = [name for word in arguments for name in re.findall(r"\[(.*)\]", word)]
+        assert set(asked) <= set(extras)
+    else:
+        assert Path(program).name in ("python", "git"), f"no check for {program}"
+
+
+def check_softgate_pose(arguments):
+    """The command parses, and the models, recipes, settings and sources that it names are right."""
+    name, command, rest = main.resolve_command(click.Context(main), arguments)
+    given = command.make_context(name, list(rest), parent=click.Context(main)).params
+    for model in (given.get("name"), given.get("model_name")):
+        if model is not None and model.startswith("sgpose_"):
+            assert zoo.get_pretrained(model) if "." in model else zoo.get_entry(model)
+    if "recipe_name" in given:
+        assert get_recipe(given["recipe_name"]).change(_parse_settings(given["settings"]))
+    data = given.get("data") or ()
+    for source in (data,) if isinstance(data, str) else data:
+        assert _parse_source(source)
+    for source in (*given.get("sources", ()), *given.get("tests", ())):
+        assert _parse_source(source)
+
+
+def test_a_command_that_does_not_parse_is_found():
+    check_softgate_pose(["predict", "a.jpg", "--flip-test"])
+    with pytest.raises(click.UsageError):
+        check_softgate_pose(["predict", "a.jpg", "--flip"])
+    with pytest.raises(ValueError, match="Unknown setting"):
+        check_softgate_pose(["train", "sgpose_0m5_1s", "--data", "lsp:a:train", "--out", "b", "--set", "rotatoin=3"])
 
 
 ABLATIONS = shlex.split("--data lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --hold-out 0.3 merges")
@@ -78,9 +174,9 @@ def test_ablations_print_the_paper_s_figures_beside_ours_and_train_nothing_twice
     assert capsys.readouterr().out == first
 
 
-def test_the_annotations_that_training_shows_are_read(tmp_path):
+def test_the_annotations_that_finetuning_shows_are_read(tmp_path):
     (block,) = re.findall(
-        r"^```json\n(.*?)^```", (ROOT / "docs" / "training.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+        r"^```json\n(.*?)^```", (ROOT / "docs" / "finetune.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
     source = write_coco(tmp_path, block)
     people = read_people(source)
@@ -98,7 +194,148 @@ def test_tables_are_those_of_the_zoo():
 def test_figures_of_the_example_people_are_those_on_the_cards():
     """The part of `.ci/figures.py` that needs no data set: every bundled model, measured anew."""
     done = subprocess.run([sys.executable, ROOT / ".ci" / "figures.py"], check=True, capture_output=True, text=True)
-    assert done.stdout.count("as on the card") == 2 * len(list_pretrained())
+    assert done.stdout.count("as on the card") == 2 * len(zoo.list_pretrained())
+
+
+def test_the_outputs_of_examples_are_those_shown(in_a_clone, monkeypatch, capsys):
+    shown = {
+        script: output.strip()
+        for page in PAGES
+        for script, output in re.findall(r"<!-- output: (\S+) -->(.*?)<!-- end -->", page.read_text("utf-8"), re.DOTALL)
+    }
+    assert shown
+    for script, output in shown.items():
+        assert run_example(Path(script).name, [], monkeypatch) == 0
+        assert capsys.readouterr().out.strip() == output
+
+
+DRAWINGS = [path for path in sorted((ROOT / "docs" / "drawings").glob("*.py")) if "__main__" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("script", DRAWINGS, ids=lambda path: path.name)
+def test_drawings_are_those_that_their_scripts_draw(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(script.parent)
+    monkeypatch.setattr(sys, "argv", [script.name, str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    drawn = sorted(tmp_path.iterdir())
+    assert drawn
+    for file in drawn:
+        kept = ROOT / "docs" / "images" / file.name
+        if file.suffix == ".svg":
+            assert file.read_text("utf-8") == kept.read_text("utf-8")
+        else:  # fonts and JPEG encoders differ
+            with Image.open(file) as new, Image.open(kept) as old:
+                assert [abs(a - b) <= 4 for a, b in zip(new.size, old.size, strict=True)] == [True, True]
+
+
+INTERNAL = {
+    "card.commands",
+    "card.data_lines",
+    "folder",
+    "model.hourglass.gated_block",
+    "training.crops",
+    "training.state",
+    "training.watch",
+}
+"""Modules and names that the rest of the package uses, and users need not."""
+
+
+def test_the_api_page_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    shown = re.findall(r"^::: (\S+)", page, re.MULTILINE)
+    known = {entry.removeprefix("softgate_pose.") for entry in shown} | INTERNAL
+    package = ROOT / "softgate_pose"
+    missing = []
+    for file in package.rglob("*.py"):
+        module = ".".join(file.relative_to(package).with_suffix("").parts)
+        if module in known or file.name == "__init__.py":  # a whole module shows its names
+            continue
+        listed = re.search(r"^__all__ = (\[.*?\])", file.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        names = ast.literal_eval(listed[1]) if listed else ()
+        missing += [f"{module}.{name}" for name in names if f"{module}.{name}" not in known]
+    assert not missing
+    for name in softgate_pose.__all__:
+        assert name == "__version__" or any(entry.rpartition(".")[2] == name for entry in shown)
+
+
+def test_what_the_paper_s_map_names_exists():
+    """A row that names code and the file that it is in."""
+    rows = re.findall(
+        r"`(\w+)`(?: and `(\w+)`)? in `(softgate_pose/\S+\.py)`", (ROOT / "docs/paper.md").read_text("utf-8")
+    )
+    assert len(rows) > 8
+    for *names, file in rows:
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+        targets = [
+            target
+            for node in tree.body
+            if isinstance(node, (ast.Assign, ast.AnnAssign))
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        ]
+        defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+        assert {name for name in names if name} <= defined, file
+
+
+def test_the_site_fetches_nothing_from_elsewhere():
+    fetched = runpy.run_path(str(ROOT / ".ci" / "site.py"))["fetched"]
+    assert fetched('<script async src="https://example.org/a.js"></script>')
+    assert fetched('<link rel="stylesheet" href="https://example.org/a.css">')
+    assert fetched('<link href="//example.org/a.css" rel="stylesheet">')
+    assert fetched('<img alt="a" src="//example.org/a.png">')
+    assert not fetched('<a href="https://example.org"><img src="../a.png"></a><script src="a.js"></script>')
+    assert not fetched('<link rel="canonical" href="https://example.org/">')
+
+
+def test_templates_are_those_that_forges_read():
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    forms = [file for file in sorted(folder.glob("*.yml")) if file.name != "config.yml"]
+    assert len(forms) == 2
+    for file in forms:
+        form = yaml.safe_load(file.read_text("utf-8"))
+        assert {"name", "description", "body"} <= set(form)
+        for field in form["body"]:
+            assert field["type"] == "textarea"
+            assert field["attributes"]["label"]
+        assert len({field["id"] for field in form["body"]}) == len(form["body"])
+    assert isinstance(yaml.safe_load((folder / "config.yml").read_text("utf-8"))["blank_issues_enabled"], bool)
+    text = (ROOT / ".github" / "pull_request_template.md").read_text("utf-8")
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in re.findall(r"`make ([a-z ]+)`", text):
+        assert set(command.split()) <= set(targets)
+
+
+def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
+    """Two of one model, and one of another that lies on the Hub alone."""
+    first = zoo.get_pretrained(zoo.list_pretrained()[0])
+    folder, known = first.folder, zoo.read_card(first)
+    rows = [{"model": "sgpose_1m0_2s", "tag": tag, "sha256": tag * 64, "bundled": True} for tag in "ab"]
+    rows.append({"model": "sgpose_small_4s", "tag": "far", "sha256": "c" * 64, "repo": "o/r", "revision": "d" * 40})
+    (tmp_path / "index.json").write_text(json.dumps(rows))
+    for tag in "ab":
+        shutil.copytree(folder, tmp_path / f"sgpose_1m0_2s.{tag}", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(zoo, "BUNDLED", tmp_path)
+    zoo._pretrained.cache_clear()
+    try:
+        tables = runpy.run_path(str(ROOT / ".ci" / "tables.py"))
+        rows = tables["models"](ROOT / "README.md")
+        near, far, none = (
+            "\n".join(tables["card"](ROOT / "docs" / "models" / f"{name}.md"))
+            for name in ("sgpose_1m0_2s", "sgpose_small_4s", "sgpose_wide_4s")
+        )
+        measured = tables["measured"](ROOT / "README.md")
+    finally:
+        monkeypatch.undo()
+        zoo._pretrained.cache_clear()
+    assert [row for row in rows if "`.a`, `.b`" in row and "docs/models/sgpose_1m0_2s.md" in row]
+    assert re.findall(r"^## Weights `(.*)`$", near, re.MULTILINE) == ["sgpose_1m0_2s.a", "sgpose_1m0_2s.b"]
+    assert near.count("\nsoftgate-pose train ") == 2 * len(commands(known)) > 0
+    assert f"`hf-hub:o/r@{'d' * 40}`" in far
+    assert "not stated" in far
+    assert "There are no weights of this model yet" in none
+    labels = [row.split(" | ")[0] for row in measured[2:]]
+    assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(known["metrics"])]
+    assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # once for the same people
 
 
 def test_links_between_pages_and_files_exist():

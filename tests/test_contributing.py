@@ -1,0 +1,147 @@
+"""What CONTRIBUTING.md tells to write works when it is put where it tells to put it."""
+
+import ast
+import re
+import runpy
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytest
+import torch
+from click.testing import CliRunner
+from made_data import write_images
+
+import softgate_pose
+from softgate_pose import create_model, decode_heatmaps, list_models, render_heatmaps, zoo
+from softgate_pose.cli import main
+from softgate_pose.pose import heatmaps
+from softgate_pose.readers import _READERS, read_people
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def section(title):
+    """The text below a heading, up to the next."""
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    return found
+
+
+def run_block(title):
+    """What the section's one Python block defines."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", section(title), re.DOTALL | re.MULTILINE)
+    names = {"__name__": "block"}
+    exec(compile(block, title, "exec"), names)
+    return names
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_model_is_a_line(monkeypatch, capsys):
+    counted = run_block("Add a model")
+    (line,) = re.findall(r"^ *(_entry\(.*\)),$", section("Add a model"), re.MULTILINE)
+    name, entry = eval(line, {"_entry": zoo._entry})
+    assert entry.config == counted["config"]
+    assert capsys.readouterr().out == f"{entry.params} {entry.macs}\n"
+
+    monkeypatch.setitem(zoo.MODELS, name, entry)
+    assert name in list_models("sgpose_*_1s")
+    model = create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == entry.params
+    (row,) = [line for line in run("list").splitlines() if line.startswith(name)]
+    assert row.split()[-5:] == ["-", "-", "-", "none", "yet"]
+    assert "(paper: not given)" in run("info", name)
+
+    tables = runpy.run_path(str(ROOT / ".ci" / "tables.py"))
+    assert f"| [`{name}`](models/{name}.md) | 0.12 M | 0.21 G | none yet | – | – | – |" in tables["models"](
+        ROOT / "docs" / "models.md"
+    )
+    assert "| parameters | 115,664 | – |" in tables["card"](ROOT / "docs" / "models" / f"{name}.md")
+
+
+def test_a_data_set_is_a_function(monkeypatch, tmp_path):
+    read_sticks = run_block("Add a data set")["read_sticks"]
+    (kind,) = re.findall(r"`\"(\w+)\": read_sticks`", section("Add a data set"))
+    monkeypatch.setitem(_READERS, kind, read_sticks)
+
+    folder = tmp_path / "sticks"
+    with pytest.raises(FileNotFoundError, match=r"expected .*train\.csv"):
+        read_people(f"{kind}:{folder}:train")
+    write_images(folder / "images", ["a.jpg", "b.jpg"])
+    rows = ["image,x0,y0,x1,y1,lx,ly,rx,ry", "a.jpg,5,5,45,45,10,12.5,40,40", "b.jpg,5,5,45,45,20,30,,"]
+    (folder / "train.csv").write_text("\n".join(rows))
+
+    people = read_people(f"{kind}:{folder}:train")
+    assert people.keypoints.tolist() == [[[10, 12.5], [40, 40]], [[20, 30], [0, 0]]]
+    assert people.labelled.tolist() == [[True, True], [True, False]]
+    assert people.skeleton.mirror == (1, 0)
+    assert people.keypoints.dtype == people.boxes.dtype == people.head_boxes.dtype == torch.float64
+    assert all(image.is_file() for image in people.images)
+
+    data = f"{kind}:{folder}:train"
+    assert "2 scored, 0 left out" in run("evaluate", "--data", data, "--mean-pose", data)
+    run(
+        "train", "sgpose_0m5_1s", "--skeleton", "data", "--data", data, "--size", 64, "--epochs", 1,
+        "--batch-size", 2, "--hold-out", 0, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert create_model(f"local-dir:{tmp_path / 'run' / 'model'}").config.skeleton == people.skeleton
+
+
+@pytest.fixture
+def parabola(monkeypatch):
+    """The decoder of the text, put in place for a test."""
+    step = run_block("Add a decoder")["_parabola_step"]
+    monkeypatch.setattr(heatmaps, "DecodeMethod", Literal[(*get_args(heatmaps.DecodeMethod), "parabola")])
+    monkeypatch.setitem(heatmaps._SUBPIXEL_STEPS, "parabola", step)
+    return "parabola"
+
+
+def test_a_decoder_is_a_step(parabola):
+    torch.manual_seed(0)
+    places = torch.rand(50, 3, 2) * 10 + 10
+    found, scores = decode_heatmaps(render_heatmaps(places, (32, 32)), parabola)
+    highest, _ = decode_heatmaps(render_heatmaps(places, (32, 32)), "argmax")
+    assert (found - places).abs().max() < 0.1  # a Gaussian's tip is nearly a parabola
+    assert (highest - places).abs().max() > 0.4
+    assert scores.shape == (50, 3)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_a_decoder_of_the_text_stands_borders_and_empty_maps(parabola, value):
+    maps = torch.full((1, 2, 8, 9), value)
+    maps[0, 1] = render_heatmaps(torch.tensor([0.0, 4.3]), (8, 9))
+    found, _ = decode_heatmaps(maps, parabola)
+    assert found[0, 0].tolist() == [4, 3.5]
+    assert found[0, 1].tolist() == pytest.approx([0, 4.3], abs=0.1)
+
+
+def imports_of(file):
+    """The modules of the package that a module imports, by their path below it."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "softgate_pose":
+            path = Path(*node.module.split(".")[1:])
+            for name in node.names:
+                parts = (path / name.name, path)
+                yield next((part for part in parts if (PACKAGE / part).with_suffix(".py").is_file()), path)
+
+
+PACKAGE = Path(softgate_pose.__file__).parent
+MODULES = [
+    path.relative_to(PACKAGE).with_suffix("")
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if not path.name.startswith("__")
+]
+
+
+def test_dependencies_point_down():
+    (block,) = re.findall(r"^```text\n(.*?)^```", section("How the code is laid out"), re.DOTALL | re.MULTILINE)
+    heights = {name.rstrip("/"): -i for i, line in enumerate(block.splitlines()) for name in line.split(", ")}
+    assert set(heights) == {module.parts[0] for module in MODULES}
+    for module in MODULES:
+        for other in imports_of((PACKAGE / module).with_suffix(".py")):
+            if other != Path():  # the package itself, for its version
+                assert heights[other.parts[0]] <= heights[module.parts[0]], f"{module} imports {other}"
