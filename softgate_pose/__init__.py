@@ -2,6 +2,7 @@
 
 from softgate_pose.config import PoseConfig
 from softgate_pose.factory import create_model
+from softgate_pose.model.deployed import deploy
 from softgate_pose.pose.heatmaps import decode_heatmaps, flip_heatmaps, render_heatmaps
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
 from softgate_pose.prediction import Poses, predict
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "create_model",
     "decode_heatmaps",
+    "deploy",
     "flip_heatmaps",
     "list_models",
     "list_pretrained",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softgate_pose.config import STRIDE, PoseConfig
-from softgate_pose.model.network import PoseModel, SoftGatePose
+from softgate_pose.model.network import PoseModel
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
 
@@ -24,7 +24,7 @@ _INSTALL = "pip install 'softgate-pose[export]'"
 class _Decoded(nn.Module):
     """A network with the decoder behind it: images to keypoints in input pixels, and scores."""
 
-    def __init__(self, model: SoftGatePose, method: DecodeMethod) -> None:
+    def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
 
@@ -33,7 +33,7 @@ class _Decoded(nn.Module):
         return heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
 
 
-def export_model(model: SoftGatePose, file: str | os.PathLike[str], *, decode: DecodeMethod | None = None) -> Path:
+def export_model(model: PoseModel, file: str | os.PathLike[str], *, decode: DecodeMethod | None = None) -> Path:
     """Write a model for other runtimes, in float32, for any number of images of its config's input size.
 
     | | shape | meaning |
@@ -46,7 +46,7 @@ def export_model(model: SoftGatePose, file: str | os.PathLike[str], *, decode: D
     An ONNX file holds the model's config in its metadata; ``load_onnx`` reads it.
 
     Args:
-        model: From ``create_model``; it is left as it is.
+        model: From ``create_model`` or ``deploy``; it is left as it is.
         file: ``.onnx``, or ``.pt2`` for what ``torch.export.load`` reads.
         decode: Put this decoder behind the network. None: heatmaps come out.
 

@@ -266,6 +266,7 @@ def save_pretrained(
 
     Raises:
         OSError: If it cannot be written.
+        TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
         ValueError: If a value does not fit into ``dtype``.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
@@ -274,6 +275,10 @@ def save_pretrained(
 def _save(
     model: SoftGatePose, folder: Path, training: Mapping[str, Any] | None, dtype: torch.dtype | None, source: str
 ) -> Path:
+    if not isinstance(model, SoftGatePose):
+        raise TypeError(
+            f"Saved is the model that create_model built, not another form of it; got {type(model).__name__}."
+        )
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()

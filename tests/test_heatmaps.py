@@ -220,3 +220,21 @@ def test_flipping_refuses_a_mirror_of_other_keypoints(mirror):
 def test_the_softmax_of_a_log_gaussian_is_that_gaussian():
     heatmaps = render_heatmaps(torch.tensor([[[20.2, 31.9]]], dtype=torch.float64), (64, 64), sigma=2.0)
     torch.testing.assert_close(spatial_softmax(heatmaps.log() + 5, sigma=2.0), heatmaps, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_broken_map_changes_no_other(method, bad):
+    torch.manual_seed(0)
+    heatmaps = torch.randint(0, 4, (3, 5, 9, 7)).float()  # with many equal peaks
+    heatmaps[1, 2] = 1.0
+    expected = decode_heatmaps(heatmaps, method)
+    heatmaps[2, 4, 3, 3] = bad
+    for found, whole in zip(decode_heatmaps(heatmaps, method), expected, strict=True):
+        assert torch.equal(found.flatten(0, 1)[:-1], whole.flatten(0, 1)[:-1])
+    flat = heatmaps[:2].flatten(2)
+    first = (flat == flat.amax(dim=2, keepdim=True)).int().argmax(dim=2)
+    if method == "argmax":
+        peaks = torch.stack((first % 7, first // 7), dim=-1).float()
+        peaks[1, 2] = torch.tensor([3.0, 4.0])  # all equal: the middle
+        assert torch.equal(expected[0][:2], peaks)

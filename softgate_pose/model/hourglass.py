@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.blocks import SoftGatedBlock
 
-__all__ = ["Hourglass", "gated_block"]
+__all__ = ["Hourglass", "Merge", "gated_block"]
 
 
 def gated_block(config: PoseConfig) -> SoftGatedBlock:
@@ -18,7 +18,7 @@ def gated_block(config: PoseConfig) -> SoftGatedBlock:
 
 
 class Merge(nn.Module):
-    """Joins a decoder's features with its skip branch and applies the decoder's block.
+    """Doubles a decoder's features, joins them with its skip branch and applies the decoder's block.
 
     ``sum`` keeps the gate. A concatenation has 2N channels and so no identity path across it.
     """
@@ -32,7 +32,8 @@ class Merge(nn.Module):
             groups = 2 if config.merge == "concat_grouped" else 1
             self.block = SoftGatedBlock(2 * config.width, config.width, gate=None, groups=groups)
 
-    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:  # (B, N, h, w), (B, N, h / 2, w / 2) -> (B, N, h, w)
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         out: Tensor = self.block(skip + x if self.sums else torch.cat((skip, x), dim=1))
         return out
 
@@ -56,6 +57,5 @@ class Hourglass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, N, h, w) -> (B, N, h, w)
         skip = self.skip(x)
         x = self.down(F.max_pool2d(x, 2))
-        x = F.interpolate(self.inner(x), scale_factor=2.0, mode="nearest")
-        out: Tensor = self.merge(skip, x)
+        out: Tensor = self.merge(skip, self.inner(x))
         return out

@@ -23,6 +23,21 @@ class PoseModel(nn.Module):
 
     config: PoseConfig
 
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != self.config.in_chans:
+            raise ValueError(
+                f"{self.config.name} takes images of shape (B, {self.config.in_chans}, H, W), "
+                f"got {tuple(images.shape)}."
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"{self.config.name} takes normalised floating point images, got {images.dtype}. "
+                "Use softgate_pose.images.normalize, or predict() for photos."
+            )
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not (torch.compiler.is_compiling() or tracing):  # there, sizes are no numbers
+            self.config.check_size(images.shape[2], images.shape[3])
+
 
 class SoftGatePose(PoseModel):
     """Images of one person each to one heatmap per keypoint.
@@ -94,18 +109,3 @@ class SoftGatePose(PoseModel):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "alpha"}
-
-    def _check(self, images: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1] != self.config.in_chans:
-            raise ValueError(
-                f"{self.config.name} takes images of shape (B, {self.config.in_chans}, H, W), "
-                f"got {tuple(images.shape)}."
-            )
-        if not images.is_floating_point():
-            raise ValueError(
-                f"{self.config.name} takes normalised floating point images, got {images.dtype}. "
-                "Use softgate_pose.images.normalize, or predict() for photos."
-            )
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not (torch.compiler.is_compiling() or tracing):  # there, sizes are no numbers
-            self.config.check_size(images.shape[2], images.shape[3])

@@ -102,13 +102,7 @@ def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Te
     if height < 1 or width < 1:
         raise ValueError(f"heatmaps must have at least one pixel, got {tuple(heatmaps.shape)}.")
 
-    flat = heatmaps.flatten(2)  # (B, K, H*W)
-    usable = torch.isfinite(flat)
-    flat = torch.where(usable, flat, torch.finfo(flat.dtype).min)
-    scores, index = flat.max(dim=2)
-    lowest = torch.where(usable, flat, torch.finfo(flat.dtype).max).amin(dim=2)
-    has_peak = scores > lowest
-
+    flat, scores, index, has_peak = _highest(heatmaps)
     dtype = _working_dtype(heatmaps.dtype)
     column, row = index % width, torch.div(index, width, rounding_mode="floor")
     keypoints = torch.stack((column, row), dim=-1).to(dtype)
@@ -122,6 +116,33 @@ def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Te
     middle = torch.tensor(image_centre(height, width), dtype=dtype, device=keypoints.device)
     keypoints = torch.where(has_peak.unsqueeze(-1), keypoints, middle)
     return keypoints, torch.where(has_peak, scores, torch.zeros_like(scores))
+
+
+def _highest(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The highest usable pixel of each map.
+
+    Returns:
+        The maps flat, (B, K, H*W), with the lowest number in place of NaN and infinity; and of each map (B, K)
+        its highest value, the index of that pixel, and whether any usable value is lower.
+    """
+    height, width = heatmaps.shape[2:]
+    flat = heatmaps.flatten(2)
+    # Making maps usable costs several passes over them, and nearly all are usable as they are: a NaN or an infinity
+    # shows in the extremes. Looking at these would make a GPU wait, and a traced graph cannot branch on values.
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if heatmaps.device.type == "cpu" and not (torch.compiler.is_compiling() or tracing):
+        maps = flat.view(*flat.shape[:2], height, width)
+        rows = maps.amax(dim=3)  # (B, K, H); without indices, a pass at the speed of memory
+        scores, lowest = rows.amax(dim=2), flat.amin(dim=2)
+        if bool(torch.isfinite(scores).all()) and bool(torch.isfinite(lowest).all()):
+            row = rows.argmax(dim=2, keepdim=True)  # of equals the first, as its column below
+            pixels = maps.gather(2, row.unsqueeze(-1).expand(-1, -1, -1, width)).squeeze(2)  # (B, K, W)
+            return flat, scores, row.squeeze(2) * width + pixels.argmax(dim=2), scores > lowest
+    usable = torch.isfinite(flat)
+    lowest = torch.where(usable, flat, torch.finfo(flat.dtype).max).amin(dim=2)
+    flat = torch.where(usable, flat, torch.finfo(flat.dtype).min)
+    scores, index = flat.max(dim=2)
+    return flat, scores, index, scores > lowest
 
 
 def _window(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], radius: int) -> tuple[Tensor, Tensor]:
