@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from softgate_pose import card
+from softgate_pose import card, hub
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
@@ -93,8 +93,10 @@ def find_published(entry: PretrainedEntry) -> Checkpoint:
         remedy = "Delete it and try again."
     digest = _sha256(found.file)
     if digest != entry.sha256 and entry.folder is None and entry.repo is not None:
-        # a damaged cache is mended by one more download
-        found = find_hub(entry.repo, entry.revision, force_download=True)
+        try:  # a damaged cache is mended by one more download
+            found = find_hub(entry.repo, entry.revision, force_download=True)
+        except OSError as error:
+            remedy = str(error)
         digest = _sha256(found.file)
     if digest != entry.sha256:
         raise RuntimeError(
@@ -107,46 +109,27 @@ def find_hub(repo: str, revision: str | None = None, *, force_download: bool = F
     """Weights from the Hugging Face Hub, through its cache.
 
     With a full commit hash as ``revision`` a cached file needs no request. Nothing but data is
-    fetched: ``config.json`` and ``model.safetensors``.
+    fetched: ``config.json`` and ``model.safetensors``. Files that cannot be read are downloaded once
+    more, since the cache would keep them for ever.
 
     Raises:
         FileNotFoundError: If the repository, the revision or one of the two files does not exist.
-        OSError: If the Hub cannot be reached and the cache has no copy.
+        OSError: If they cannot be downloaded and the cache has no copy; ``PermissionError`` if the Hub
+            refuses them.
         ValueError: If the repository's name is malformed, or what came is not safetensors.
     """
-    from huggingface_hub import hf_hub_download  # slow to load, and only the Hub needs it
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"{repo}@{revision}" if revision else repo
-    files = []
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    names = (CONFIG_FILE, WEIGHTS_FILE)
+    folder = hub.download(repo, revision, names, force=force_download)
+    try:
+        return find_checkpoint(folder)
+    except ValueError as error:
+        if force_download:
+            raise
         try:
-            files.append(hf_hub_download(repo, name, revision=revision, force_download=force_download))
-        except HFValidationError as error:
-            raise ValueError(f"{repo!r} is not a Hub repository, expected owner/name: {error}") from None
-        except LocalEntryNotFoundError as error:
-            raise OSError(
-                f"{name} of {where} is not in the cache and the Hub cannot be reached: {error} "
-                "Connect, or pass checkpoint= or local-dir: for weights on this machine."
-            ) from error
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-            raise FileNotFoundError(
-                f"The Hub has no model {where}, or it is private and you are not logged in: {error}"
-            ) from error
-        except EntryNotFoundError as error:
-            raise FileNotFoundError(
-                f"{where} has no {name}; softgate_pose loads what save_pretrained or push_to_hub wrote, "
-                "as safetensors alone."
-            ) from error
-        except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
-            raise OSError(f"{name} of {where} cannot be downloaded: {type(error).__name__}: {error}") from error
-    return find_checkpoint(Path(files[1]).parent)
+            folder = hub.download(repo, revision, names, force=True)
+        except OSError as again:
+            raise ValueError(f"{error} {again}") from again
+    return find_checkpoint(folder)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

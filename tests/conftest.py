@@ -1,6 +1,8 @@
+import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 
 import numpy as np
@@ -11,7 +13,7 @@ from made_data import mpii_row, write_images
 from PIL import Image
 from scipy.io import savemat
 
-from softgate_pose import LSP, PoseConfig
+from softgate_pose import LSP, PoseConfig, save_pretrained, zoo
 from softgate_pose.model.network import SoftGatePose
 
 torch.set_num_threads(1)
@@ -43,6 +45,34 @@ def tiny_config():
 def tiny_model(tiny_config):
     torch.manual_seed(0)
     return SoftGatePose(tiny_config).eval()
+
+
+@pytest.fixture
+def hub(request):
+    """The session's Hub, empty and well, and an empty cache."""
+    hub = request.config.hub
+    hub.repos.clear()
+    hub.requests.clear()
+    shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
+    yield hub
+    hub.recover()
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    """The files of a saved model, by name."""
+    folder = save_pretrained(tiny_model, tmp_path / "saved")
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture
+def published(hub, saved, monkeypatch):
+    """A zoo whose only weights are on the Hub, pinned by revision and hash."""
+    revision = hub.commit("ours/sgpose", saved)
+    digest = hashlib.sha256(saved["model.safetensors"]).hexdigest()
+    entry = zoo.PretrainedEntry("sgpose_0m5_1s", "test", digest, None, "ours/sgpose", revision)
+    monkeypatch.setattr(zoo, "_pretrained", lambda: {entry.name: entry})
+    return entry
 
 
 @pytest.fixture

@@ -9,7 +9,37 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import torch
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong with requests for files.
+
+    Attributes:
+        on: Regular expression that ``METHOD path`` of the request matches.
+        times: For how many requests, then all is well.
+        status: Answer with this status alone, and no file.
+        headers: Beside that status.
+        body: Answer with this instead of the file, as if it were the file.
+        bare: Leave out what only the Hub sends, as a proxy's own page does.
+        cut: Drop the connection after so many bytes of the body that was announced.
+        pause: Seconds to wait before a HEAD's answer and after each eighth of a body; the client may give up.
+        meet: Answer only once so many requests are here.
+    """
+
+    on: str
+    times: int = 1_000
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    bare: bool = False
+    cut: int | None = None
+    pause: float = 0
+    meet: threading.Barrier | None = None
 
 
 class Hub:
@@ -18,14 +48,19 @@ class Hub:
     Attributes:
         repos: Repository to commit hash to file name to content; the last commit is ``main``.
         requests: ``METHOD path`` of each request.
+        faults: What goes wrong; the first that matches a request counts.
         down: Hang up on every request.
+        well: Set when the server is to stop waiting.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.requests: list[str] = []
+        self.faults: list[Fault] = []
         self.url = ""
         self.down = False
+        self.well = threading.Event()
+        self._lock = threading.Lock()
 
     def commit(self, repo: str, files: dict[str, bytes]) -> str:
         """Add a commit of these files on top of the last, and return its hash."""
@@ -35,11 +70,41 @@ class Hub:
         commits[digest] = merged
         return digest
 
+    def break_down(self, on: str, **what: object) -> None:
+        """Let requests go wrong, see ``Fault``."""
+        self.well.clear()
+        self.faults.append(Fault(on, **what))
+
+    def recover(self) -> None:
+        """Let everything go well again."""
+        self.down = False
+        self.faults.clear()
+        self.well.set()
+
+    def fault_of(self, request: str) -> Fault:
+        with self._lock:
+            for fault in self.faults:
+                if fault.times > 0 and re.search(fault.on, request):
+                    fault.times -= 1
+                    return fault
+        return Fault("")
+
     def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         commits = self.repos.get(repo, {})
         if revision == "main" and commits:
             revision = list(commits)[-1]
         return (revision, commits[revision]) if revision in commits else None
+
+
+TINY_NETWORK = {"num_stacks": 2, "width": 8, "depth": 2}
+"""The settings that the fixture ``tiny_model`` differs in from a named model."""
+
+
+def assert_same_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
 
 
 @contextmanager
@@ -60,6 +125,41 @@ def serve() -> Iterator[Hub]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
+
+        def send_file(self, body: bytes, commit: str) -> None:
+            fault = hub.fault_of(f"{self.command} {self.path}")
+            if fault.meet is not None:
+                fault.meet.wait(60)
+            if fault.status != 200:
+                return self.reply(fault.status, **fault.headers)
+            headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X_Repo_Commit": commit}
+            body = body if fault.body is None else fault.body
+            status = 200
+            if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+                start, size = int(match[1]), len(body)
+                status, body = 206, body[start:]
+                headers["Content_Range"] = f"bytes {start}-{size - 1}/{size}"
+            if self.command == "HEAD":
+                hub.well.wait(fault.pause)
+            if self.command == "HEAD" or (fault.cut is None and not fault.pause):
+                return self.reply(status, body, **({} if fault.bare else headers))
+            self.send_response(status)
+            for key, value in {**headers, "Content_Length": str(len(body))}.items():
+                self.send_header(key.replace("_", "-"), value)
+            self.end_headers()
+            if fault.cut is not None:
+                self.wfile.write(body[: fault.cut])
+                self.close_connection = True
+                return None
+            step = len(body) // 8 + 1
+            for start in range(0, len(body), step):
+                try:
+                    self.wfile.write(body[start : start + step])
+                except OSError:  # the client has given up
+                    self.close_connection = True
+                    return None
+                hub.well.wait(fault.pause)
+            return None
 
         def reply_json(self, value: object) -> None:
             self.reply(200, json.dumps(value).encode(), Content_Type="application/json")
@@ -92,9 +192,7 @@ def serve() -> Iterator[Hub]:
                 commit, files = found
                 if name not in files:
                     return self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-                body = files[name]
-                etag = f'"{hashlib.sha256(body).hexdigest()}"'
-                return self.reply(200, body, ETag=etag, X_Repo_Commit=commit, Accept_Ranges="bytes")
+                return self.send_file(files[name], commit)
             if match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?", self.path):
                 found = hub.find(match[1], match[2] or "main")
                 if found is None and match[1] not in hub.repos:
