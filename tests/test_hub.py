@@ -20,11 +20,10 @@ from softgate_pose import create_model, push_to_hub, save_pretrained, zoo
 def hub(request):
     """The session's Hub, empty, and an empty cache."""
     hub = request.config.hub
-    hub.repos.clear()
-    hub.requests.clear()
+    hub.clear()
     shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
     yield hub
-    hub.down = False
+    hub.clear()
 
 
 @pytest.fixture
