@@ -511,6 +511,37 @@ def export(name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod |
     click.echo("normalised as the model's config says.")
 
 
+@main.command()
+@click.argument("owner")
+@click.argument("pattern", default="*")
+@click.option("--dry-run", is_flag=True, help="Show what would be uploaded; nothing is sent.")
+@click.option("--private", is_flag=True, help="Make new repositories private.")
+@_plain_errors()
+def publish(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
+    """Publish the bundled weights on the Hugging Face Hub, as OWNER/MODEL.TAG.
+
+    PATTERN is a wildcard such as 'sgpose_*_2s'; without it all are published. Log in first, with
+    `hf auth login` or a token in HF_TOKEN. Given again, it uploads only what differs.
+    """
+    from softgate_pose import publishing
+
+    publications = publishing.plan(owner, pattern)
+    rows = []
+    for publication in publications:
+        click.echo(f"{publication.repo}")
+        for name, content in publication.files.items():
+            click.echo(f"  {name:<18} {len(content):>11,} bytes  sha256 {hashlib.sha256(content).hexdigest()}")
+        if not dry_run:
+            published, changed = publishing.publish(publication, private=private)
+            click.echo(f"  {'uploaded as' if changed else 'was there already, as'} commit {published.revision}")
+            rows.append(publishing.index_row(published))
+    if dry_run:
+        click.echo("Nothing was sent. Without --dry-run these files are uploaded.")
+    else:
+        click.echo("Downloaded again, and each is what was published. Rows for softgate_pose/pretrained/index.json:")
+        click.echo(json.dumps(rows, indent=2))
+
+
 def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
     """What is known of how the weights came to be that a model is created with; None for no weights."""
     if checkpoint is None and name.startswith("local-dir:"):

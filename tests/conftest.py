@@ -51,11 +51,10 @@ def tiny_model(tiny_config):
 def hub(request):
     """The session's Hub, empty and well, and an empty cache."""
     hub = request.config.hub
-    hub.repos.clear()
-    hub.requests.clear()
+    hub.clear()
     shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
     yield hub
-    hub.recover()
+    hub.clear()
 
 
 @pytest.fixture

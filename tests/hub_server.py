@@ -51,6 +51,9 @@ class Hub:
         faults: What goes wrong; the first that matches a request counts.
         down: Hang up on every request.
         well: Set when the server is to stop waiting.
+        token: What a request must carry to write, or to see a private repository; None asks for none.
+        private: The repositories that are.
+        refused: A repository whose commits fail, as on a full disk.
     """
 
     def __init__(self) -> None:
@@ -61,6 +64,16 @@ class Hub:
         self.down = False
         self.well = threading.Event()
         self._lock = threading.Lock()
+        self.token: str | None = None
+        self.private: set[str] = set()
+        self.refused: str | None = None
+
+    def clear(self) -> None:
+        """Forget all repositories and requests, and every trouble."""
+        self.repos.clear()
+        self.requests.clear()
+        self.private.clear()
+        self.recover()
 
     def commit(self, repo: str, files: dict[str, bytes]) -> str:
         """Add a commit of these files on top of the last, and return its hash."""
@@ -77,7 +90,7 @@ class Hub:
 
     def recover(self) -> None:
         """Let everything go well again."""
-        self.down = False
+        self.down, self.token, self.refused = False, None, None
         self.faults.clear()
         self.well.set()
 
@@ -105,6 +118,11 @@ def assert_same_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert torch.equal(ours[key], theirs[key]), key
+
+
+def git_blob(content: bytes) -> str:
+    """The id by which git knows a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextmanager
@@ -161,8 +179,8 @@ def serve() -> Iterator[Hub]:
                 hub.well.wait(fault.pause)
             return None
 
-        def reply_json(self, value: object) -> None:
-            self.reply(200, json.dumps(value).encode(), Content_Type="application/json")
+        def reply_json(self, value: object, status: int = 200) -> None:
+            self.reply(status, json.dumps(value).encode(), Content_Type="application/json")
 
         def read_body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") == "chunked":
@@ -174,6 +192,9 @@ def serve() -> Iterator[Hub]:
                 return body
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+        def may(self) -> bool:
+            return hub.token is None or self.headers.get("Authorization") == f"Bearer {hub.token}"
+
         def do_HEAD(self) -> None:
             self.do_GET()
 
@@ -184,7 +205,7 @@ def serve() -> Iterator[Hub]:
             hub.requests.append(f"{self.command} {self.path}")
             if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
                 repo, revision, name = match.groups()
-                if repo not in hub.repos:
+                if repo not in hub.repos or (repo in hub.private and not self.may()):
                     return self.reply(404, X_Error_Code="RepoNotFound")
                 found = hub.find(repo, revision)
                 if found is None:
@@ -195,7 +216,7 @@ def serve() -> Iterator[Hub]:
                 return self.send_file(files[name], commit)
             if match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?", self.path):
                 found = hub.find(match[1], match[2] or "main")
-                if found is None and match[1] not in hub.repos:
+                if match[1] not in hub.repos or (match[1] in hub.private and not self.may()):
                     return self.reply(404, X_Error_Code="RepoNotFound")
                 commit, files = found or ("", {})
                 siblings = [{"rfilename": name} for name in files]
@@ -205,20 +226,35 @@ def serve() -> Iterator[Hub]:
         def do_POST(self) -> None:
             hub.requests.append(f"POST {self.path}")
             body = self.read_body()
+            if not self.may():
+                return self.reply(401)
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
                 repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-                hub.repos.setdefault(repo, {})
-                return self.reply_json({"url": f"{hub.url}/{repo}", "id": repo})
+                known = {"url": f"{hub.url}/{repo}", "id": repo}
+                if repo in hub.repos:
+                    return self.reply_json(known, 409)
+                hub.repos[repo] = {}
+                if asked.get("private") or asked.get("visibility") == "private":
+                    hub.private.add(repo)
+                return self.reply_json(known)
             if self.path == "/api/validate-yaml":
                 return self.reply_json({"errors": [], "warnings": []})
-            if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/[^/]+", self.path):
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/[^/]+", self.path):
+                _, present = hub.find(match[1], "main") or ("", {})
                 files = [
-                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                    {
+                        "path": file["path"],
+                        "uploadMode": "regular",
+                        "shouldIgnore": False,
+                        "oid": git_blob(present[file["path"]]) if file["path"] in present else None,
+                    }
                     for file in json.loads(body)["files"]
                 ]
                 return self.reply_json({"files": files})
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/[^/?]+(?:\?.*)?", self.path):
+                if match[1] == hub.refused:
+                    return self.reply(507)
                 rows = [json.loads(line) for line in body.splitlines()]
                 files = {
                     row["value"]["path"]: base64.b64decode(row["value"]["content"])
