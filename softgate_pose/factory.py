@@ -120,6 +120,7 @@ def _find(
             found = weights.find_checkpoint(name.removeprefix(_LOCAL))
         if found.config is None:
             raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
+        weights.check_config(found)
         base = found.config
         wanted = found if pretrained is not False else None
     else:
@@ -131,6 +132,7 @@ def _find(
         wanted = weights.find_published(entry) if use and checkpoint is None else None
     if checkpoint is not None:
         wanted = weights.find_checkpoint(checkpoint)
+        weights.check_config(wanted)
     return base, wanted
 
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any, TextIO
 
 from softgate_pose.images import IMAGE_SUFFIXES, open_image
 from softgate_pose.prediction import Poses
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing keeps two runs from one output
+    fcntl = None
 
 __all__ = ["OUTPUT_SUFFIXES", "Photo", "Results", "find_photos", "picture_paths", "process", "read_boxes"]
 
@@ -24,17 +34,26 @@ Boxes = list[list[float]]
 _JPEG_LIMIT = 65500
 """The longest side of a picture that Pillow's JPEG encoder takes."""
 
+_SYNC_SECONDS = 1.0
+"""How much work a power cut may cost; to wait for the disk after every photo would cost more."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Photo:
     """A file to predict on, and its name in outputs: its path below the folder that was given."""
 
-    path: Path
+    folder: Path
     name: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
 
 def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Photo]:
     """All photos that are named, or lie anywhere below a named folder, in order of their path.
+
+    A link to a file counts as a file, even one that leads nowhere; a link to a folder is not followed.
 
     Args:
         sources: Files and folders.
@@ -42,21 +61,20 @@ def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | 
 
     Raises:
         FileNotFoundError: If a source does not exist.
+        OSError: If a folder cannot be listed.
         ValueError: If a folder holds no file with an image's ending, or two photos have one name.
     """
     photos: list[Photo] = []
     for source in map(Path, sources):
-        if not source.exists():
+        if not os.path.exists(source):  # noqa: PTH110 (a path's own method raises on names too long for a file)
             raise FileNotFoundError(f"No photo or folder {source}.")
         if not source.is_dir():
-            photos.append(Photo(source, source.name))
+            photos.append(Photo(source.parent, source.name))
             continue
-        files = sorted(f for f in source.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-        if leave_out is not None and leave_out.resolve() != source.resolve():
-            files = [file for file in files if leave_out.resolve() not in file.resolve().parents]
-        if not files:
+        found = [Photo(source, name) for name in _names_below(source, leave_out)]
+        if not found:
             raise ValueError(f"{source} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}.")
-        photos += [Photo(file, file.relative_to(source).as_posix()) for file in files]
+        photos += found
     by_name: dict[str, Photo] = {}
     for photo in photos:
         other = by_name.setdefault(photo.name, photo)
@@ -68,26 +86,71 @@ def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | 
     return photos
 
 
-def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, Path]:
+def _names_below(source: Path, leave_out: Path | None) -> Iterator[str]:
+    """The paths below a folder that have an image's ending, in order, but for those in ``leave_out``."""
+    passed_over = None if leave_out is None or leave_out.resolve() == source.resolve() else leave_out.resolve()
+    if passed_over in source.resolve().parents:
+        return
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        if name and not name.endswith("/"):
+            yield name
+            continue
+        if passed_over is not None and (source / name).resolve() == passed_over:
+            continue
+        with os.scandir(source / name) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{name}{entry.name}/")
+            elif PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES and _is_file_or_dead_link(entry):
+                waiting.append(f"{name}{entry.name}")
+
+
+def _is_file_or_dead_link(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
+
+
+def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
     """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
 
     Raises:
         ValueError: If a picture would replace a photo.
     """
-    paths: dict[str, Path] = {}
-    taken: set[Path] = set()
-    folders = {parent for photo in photos for parent in (folder / photo.name).parents}
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    folders = {parent for photo in photos for parent in _folders_in(photo.name)}
     for photo in photos:
-        path = (folder / photo.name).with_suffix(".jpg")
-        if path in taken or path in folders:  # a.png beside a.jpg
-            path = folder / f"{photo.name}.jpg"
-        taken.add(path)
-        paths[photo.name] = path
-    originals = {photo.path.resolve() for photo in photos}
-    for path in taken:
-        if path.resolve() in originals:
+        name = PurePosixPath(photo.name).with_suffix(".jpg").as_posix()
+        if name in taken or name in folders:  # a.png beside a.jpg
+            name = f"{photo.name}.jpg"
+        taken.add(name)
+        names[photo.name] = name
+    paths = {photo: str(folder / name) for photo, name in names.items()}
+    within = {_real_folder(os.path.dirname(path)) for path in paths.values()}  # noqa: PTH120 (a million, as texts)
+    originals = {real for photo in photos if os.path.dirname(real := _real(str(photo.path))) in within}  # noqa: PTH120
+    for path in paths.values() if originals else ():
+        if _real(path) in originals:
             raise ValueError(f"The picture {path} would replace a photo; choose another folder for the pictures.")
     return paths
+
+
+def _folders_in(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def _real(path: str) -> str:
+    """What ``os.path.realpath`` says, for very many files in few folders."""
+    folder, name = os.path.split(path)
+    real = os.path.join(_real_folder(folder), name)  # noqa: PTH118
+    return os.path.realpath(real) if os.path.islink(real) else real  # noqa: PTH114
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def read_boxes(file: Path) -> dict[str, Boxes]:
@@ -131,14 +194,19 @@ class Results:
 
     A context manager; ``finish`` makes the output whole, leaving without it keeps the part file.
     The part file has one line of JSON for each photo done, behind a first line that says with which
-    settings; a run with the same settings goes on from it.
+    settings; a run with the same settings goes on from it. Poses stay in the file: of each photo
+    memory holds its name and where its line begins.
 
     Args:
         file: The output; its suffix chooses the format.
         settings: What the results depend on.
         overwrite: Replace an output that exists.
 
+    Attributes:
+        done: Names of the photos that are kept, to the byte at which their line begins.
+
     Raises:
+        BlockingIOError: If another process is writing the part file.
         FileExistsError: If the output exists and ``overwrite`` is false.
         ValueError: If the suffix is unknown, or the part file is of a run with other settings.
         OSError: If the folder cannot be written.
@@ -154,22 +222,40 @@ class Results:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.file, self.part = file, file.with_name(file.name + ".part")
         self.settings = dict(settings)
-        self.done: dict[str, dict[str, Any]] = self._resume()
-        self._stream: TextIO = self.part.open("a", encoding="utf-8")
-        if self.part.stat().st_size == 0:
-            self._write({"settings": self.settings})
+        self.done: dict[str, int] = {}
+        self._stream = self.part.open("ab")
+        try:
+            self._lock()
+            self._resume()
+        except BaseException:
+            self._stream.close()
+            raise
+        self._synced = time.monotonic()
 
     def add(self, name: str, poses: Poses) -> None:
-        """Keep a photo's poses; they are on disk when this returns."""
-        self.done[name] = {"image": name, **poses.to_dict()}
-        self._write(self.done[name])
+        """Keep a photo's poses.
+
+        When this returns they outlive the process, however it is ended; a power cut costs about the last
+        second's, which the next run does again.
+        """
+        start = self._end
+        self._write({"image": name, **poses.to_dict()})
+        self.done[name] = start
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._stream.fileno())
+            self._synced = time.monotonic()
 
     def finish(self, names: Sequence[str]) -> None:
         """Write the output, in the order of ``names``, at once, and drop the part file."""
-        rows = [self.done[name] for name in names if name in self.done]
         scratch = self.file.with_name(self.file.name + ".writing")
-        with scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        with (
+            self.part.open("rb") as part,
+            scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+        ):
+            rows = (_read_row(part, self.done[name]) for name in names if name in self.done)
             _WRITERS[self.file.suffix.lower()](rows, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(scratch, self.file)
         self._stream.close()
         self.part.unlink()
@@ -181,30 +267,97 @@ class Results:
         self._stream.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(row) + "\n")
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        self._stream.write(line)
         self._stream.flush()
+        self._end += len(line)
 
-    def _resume(self) -> dict[str, dict[str, Any]]:
-        if not self.part.exists():
-            return {}
-        whole = self.part.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]  # a line cut short by the interruption is done again
-        rows = []
-        for line in whole.splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                rows.append(None)
-        needed = [{"settings"}] + [{"image", "people"}] * len(rows)
-        if not all(isinstance(row, dict) and keys <= set(row) for row, keys in zip(rows, needed, strict=False)):
+    def _lock(self) -> None:
+        """Hold the part file until it is closed, by which a killed process lets go of it, too."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{self.part} is being written by another process; wait for it to end, or choose another output."
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _resume(self) -> None:
+        """Find what the part file holds, and make it end after its last whole line.
+
+        A line that the interruption cut short, or that a power cut left damaged, is as if it were not
+        there: its photo is done again.
+        """
+        self._end = 0
+        with self.part.open("rb") as part:
+            for line in part:
+                if not line.endswith(b"\n"):
+                    break
+                row = _parse(line)
+                if self._end == 0:
+                    self._check_settings(row)
+                elif _is_row(row):
+                    self.done[row["image"]] = self._end
+                self._end += len(line)
+        self._stream.truncate(self._end)
+        if self._end == 0:
+            self._write({"settings": self.settings})
+
+    def _check_settings(self, row: Any) -> None:
+        if not isinstance(row, dict) or "settings" not in row:
             raise ValueError(f"{self.part} is damaged; delete it to start again.")
-        if rows and rows[0] != json.loads(json.dumps({"settings": self.settings})):
+        if row != json.loads(json.dumps({"settings": self.settings})):
             raise ValueError(
-                f"{self.part} is of an interrupted run with other settings ({json.dumps(rows[0])}). "
+                f"{self.part} is of an interrupted run with other settings ({json.dumps(row)}). "
                 "Repeat that command to finish it, or delete the file to start again."
             )
-        self.part.write_bytes(whole)
-        return {row["image"]: row for row in rows[1:]}
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_row(part: io.BufferedReader, start: int) -> dict[str, Any]:
+    part.seek(start)
+    row: dict[str, Any] = json.loads(part.readline())
+    return row
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a line of a part file is what ``Results.add`` writes."""
+    if not isinstance(row, dict) or set(row) != {"image", "keypoint_names", "people"}:
+        return False
+    names, people = row["keypoint_names"], row["people"]
+    return (
+        isinstance(row["image"], str)
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(people, list)
+        and all(
+            isinstance(person, dict)
+            and set(person) == {"box", "keypoints", "scores"}
+            and _are_numbers(person["box"], 4)
+            and _are_numbers(person["scores"], len(names))
+            and isinstance(person["keypoints"], list)
+            and len(person["keypoints"]) == len(names)
+            and all(_are_numbers(point, 2) for point in person["keypoints"])
+            for person in people
+        )
+    )
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) is float and math.isfinite(value) for value in values)
+    )
 
 
 def process(
@@ -213,7 +366,7 @@ def process(
     *,
     boxes: Mapping[str, Boxes] | None = None,
     results: Results | None = None,
-    pictures: Mapping[str, Path] | None = None,
+    pictures: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Photo, Poses | None, str | None]]:
     """Predict photo by photo, keeping the results; a photo that fails is told and passed over.
 
@@ -231,19 +384,26 @@ def process(
     Raises:
         OSError: If results or pictures cannot be written.
     """
-    base_names = Counter(photo.path.name for photo in photos)
+    base_names = Counter(_base_name(photo) for photo in photos) if boxes is not None else {}
     for photo in photos:
-        path = None if pictures is None else pictures[photo.name]
+        path = None if pictures is None else Path(pictures[photo.name])
         if results is not None and photo.name in results.done and (path is None or path.exists()):
             continue
         try:
             image = open_image(photo.path)
             if path is not None and max(image.size) > _JPEG_LIMIT:
                 raise ValueError(f"{photo.path}: its picture would be larger than JPEG's {_JPEG_LIMIT} pixels.")
-            poses = predict(image, _boxes_of(photo, boxes, by_base_name=base_names[photo.path.name] == 1))
+            poses = predict(image, _boxes_of(photo, boxes, by_base_name=base_names.get(_base_name(photo)) == 1))
+            if not bool(poses.keypoints.isfinite().all() and poses.scores.isfinite().all()):
+                raise ValueError(f"{photo.path}: the model's keypoints or scores are not finite numbers.")
             picture = None if path is None else poses.draw(image)
         except (OSError, ValueError) as error:
             yield photo, None, str(error)
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "allocate" not in str(error):  # as PyTorch says it
+                raise
+            yield photo, None, f"{photo.path} does not fit into memory: {error}"
             continue
         if path is not None and picture is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,25 +415,32 @@ def process(
         yield photo, poses, None
 
 
+def _base_name(photo: Photo) -> str:
+    return photo.name.rpartition("/")[2]
+
+
 def _boxes_of(photo: Photo, boxes: Mapping[str, Boxes] | None, *, by_base_name: bool) -> Boxes | None:
     if boxes is None:
         return None
-    for key in (photo.name, str(photo.path), *([photo.path.name] if by_base_name else [])):
+    for key in (photo.name, str(photo.path), *([_base_name(photo)] if by_base_name else [])):
         if key in boxes:
             return boxes[key]
     raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")
 
 
-def _write_json(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
-    json.dump(rows, stream, indent=1)
-    stream.write("\n")
+def _write_json(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
+    before = "["
+    for row in rows:
+        stream.write(before + json.dumps([row], indent=1)[1:-2])  # a list's text without its brackets
+        before = ","
+    stream.write("[]\n" if before == "[" else "\n]\n")
 
 
-def _write_jsonl(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
+def _write_jsonl(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
     stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
+def _write_csv(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
     table = csv.writer(stream)
     table.writerow(("image", "person", "keypoint", "x", "y", "score"))
     for row in rows:

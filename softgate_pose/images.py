@@ -21,16 +21,20 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 """What a folder is searched for. A file that is named directly may be of any format Pillow reads."""
 
 
+_RUN_BY_PROGRAMS = ("EPS",)  # whatever a file is named: Pillow goes by what is in it
+
+
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file whole, turned upright as its EXIF orientation says.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image, is cut short, or is too large to be a photo
-            (``PIL.Image.MAX_IMAGE_PIXELS``); the message names the file and the reason.
+        ValueError: If it is not an image, is cut short, is too large to be a photo (twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels), or is PostScript, for which Pillow would
+            run another program; the message names the file and the reason.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (a path's own method raises on names too long for a file)
         raise FileNotFoundError(f"No image {path}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an image file.")
@@ -38,13 +42,15 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise ValueError(f"{path} is empty (0 bytes), expected an image.")
     try:
         with Image.open(path) as image:
+            if image.format in _RUN_BY_PROGRAMS:
+                raise ValueError(f"{image.format} is a program rather than a picture; convert it to PNG")
             image.load()
             return _upright(image).copy()
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     # Pillow's decoders raise many types on damaged files, struct.error and SyntaxError among them.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+        raise ValueError(f"{path} cannot be read as an image: {error or type(error).__name__}") from None
 
 
 def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
@@ -131,9 +137,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as one that ``convert("RGB")`` takes without loss of meaning."""
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        sixteen_bits = mode != "F" and (mode != "I" or values.max(initial=0) > 255)
-        return Image.fromarray(_bytes(values, 65535 if sixteen_bits else 1 if values.max(initial=0) <= 1 else 255))
+        with np.errstate(invalid="ignore"):  # what is no number becomes 0
+            values = np.asarray(image).astype(np.float64)
+        largest = values.max(initial=0, where=np.isfinite(values))
+        sixteen_bits = mode != "F" and (mode != "I" or largest > 255)
+        return Image.fromarray(_bytes(values, 65535 if sixteen_bits else 1 if largest <= 1 else 255))
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
@@ -147,7 +155,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _bytes(values: np.ndarray[Any, Any], white: int) -> np.ndarray[Any, Any]:
     """Values of a wide type as bytes, with ``white`` as 255."""
-    return np.nan_to_num(values * (255 / white), nan=0.0).clip(0, 255).round().astype(np.uint8)
+    return (
+        np.nan_to_num(values * (255 / white), nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round().astype(np.uint8)
+    )
 
 
 def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:

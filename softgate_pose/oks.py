@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
             for row in data["annotations"]
             if row["category_id"] == category["id"]
         ]
-        if any(len(row["keypoints"]) != len(unlabelled) for row in rows):
-            raise ValueError(f"expected {len(unlabelled)} numbers as keypoints of each annotation")
+        for row in rows:
+            _check_annotation(row, len(unlabelled))
         annotations = [
             {
                 "id": n,  # COCO's evaluator takes an id of 0 for "not matched"
@@ -128,9 +129,22 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
             for n, row in enumerate(rows, 1)
         ]
         images = [{"id": image["id"]} for image in data["images"]]
+        hash((category["id"], *(image["id"] for image in images)))  # the evaluator's tables are by id
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not in COCO's keypoints layout: {type(error).__name__} {error}.") from None
     return CocoAnnotations(file, category, images, annotations, all("area" in row for row in rows))
+
+
+def _check_annotation(row: dict[str, Any], count: int) -> None:
+    """Raise on what COCO's evaluator would stumble over."""
+    hash(row["image_id"])
+    fields = {"keypoints": row["keypoints"], "bbox": row["bbox"]}
+    fields |= {name: [row[name]] for name in ("area", "num_keypoints", "iscrowd") if name in row}
+    for name, values in fields.items():
+        expected = {"keypoints": count, "bbox": 4}.get(name, 1)
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf" or array.shape != (expected,) or not (np.abs(array) < 1e100).all():
+            raise ValueError(f"{name} must be {expected} finite numbers, got {reprlib.repr(values)}")
 
 
 def score_oks(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softgate_pose.matlab import load_matlab
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import MPII
 
@@ -23,6 +24,9 @@ CocoResult = dict[str, Any]
 """An entry of COCO's results format: ``image_id``, ``category_id``, ``keypoints`` flat as x, y, s, and ``score``."""
 
 _LAYOUT = '{"keypoint_names": [...], "keypoints": [[[x, y], ...], ...]}'
+
+
+_LARGEST_NUMBER = 1e300  # so that differences are finite, too
 
 
 @dataclass(frozen=True)
@@ -122,15 +126,13 @@ def read_predictions(file: Path, people: People) -> Predictions | list[CocoResul
 
 
 def _read_mat(file: Path) -> Predictions:
-    from scipy.io import loadmat  # slow to load
-
-    try:
-        points = np.asarray(loadmat(file)["preds"], dtype=np.float64)
-    except Exception as error:  # SciPy's reader raises many types on what is no MATLAB file
-        raise ValueError(f"{file} holds no MATLAB array 'preds': {type(error).__name__} {error}.") from None
+    found = np.asarray(load_matlab(file, "preds"))
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{file}: expected numbers as preds, got {found.dtype}.")
+    points = found.astype(np.float64)
     if points.ndim != 3 or points.shape[1:] != (len(MPII), 2):
         raise ValueError(f"{file}: expected preds of shape (N, {len(MPII)}, 2), got {points.shape}.")
-    bad = np.argwhere(~np.isfinite(points))
+    bad = np.argwhere(~(np.abs(points) < _LARGEST_NUMBER))
     if len(bad):
         raise ValueError(
             f"{file}: expected finite pixels, got {points[tuple(bad[0])]} for person {bad[0, 0]}, "
@@ -217,7 +219,7 @@ def _point(value: Any, subject: str) -> tuple[float, float]:
 
 def _number(value: Any, subject: str) -> float:
     number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER:
         number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{subject}: expected a finite number, got {_short(value)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from softgate_pose.matlab import load_matlab
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
 
@@ -26,6 +28,8 @@ _MPII_SHIFT = 15.0  # its centre is moved down by this, times scale, to take in 
 _MPII_RELEASE = "mpii_human_pose_v1_u12_1.mat"
 _JOINTS_MARGIN = 1.04  # box over the joints' extent: 1.25 times this is a crop of 1.3 times the extent
 _UNKNOWN = np.full(4, np.nan)
+_FARTHEST = 1e6  # pixels; no image is that large, and differences of what is within are exact enough
+_SCALES = (1e-4, 1e4)  # of MPII; a person of less than a pixel is none
 
 _Floats = NDArray[np.float64]
 
@@ -90,13 +94,13 @@ def read_lspet(root: Path, split: str = "train") -> People:
 
 def _people_of_joints(file: Path, split: str, images: list[Path], points: Tensor, labelled: Tensor) -> People:
     """People with LSP's joints whose box is the square round the labelled ones."""
-    broken = (labelled & ~points.isfinite().all(dim=-1)).nonzero().tolist()
+    broken = (labelled & ~(points.abs() <= _FARTHEST).all(dim=-1)).nonzero().tolist()
     if broken:
         person, joint = broken[0]
         x, y = points[person, joint].tolist()
         raise ValueError(
             f"{file}: {images[person].name} has its {LSP.keypoints[joint]} at ({x}, {y}); "
-            f"labelled joints must be finite."
+            f"labelled joints must be finite, and within {_FARTHEST:.0f} pixels."
         )
     rows = labelled.any(dim=1).nonzero()[:, 0]
     if not len(rows):
@@ -135,10 +139,14 @@ class _MpiiPerson:
     head_box: _Floats
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.centre).all():
-            raise ValueError(f"its centre must be finite, got {self.centre.tolist()}")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"its scale must be above 0, got {self.scale}")
+        if not (np.abs(self.centre) <= _FARTHEST).all():
+            raise ValueError(
+                f"its centre must be finite, and within {_FARTHEST:.0f} pixels, got {self.centre.tolist()}"
+            )
+        if not _SCALES[0] <= self.scale <= _SCALES[1]:
+            raise ValueError(f"its scale must be above 0, got {self.scale}; expected {_SCALES[0]} to {_SCALES[1]:.0f}")
+        if (np.abs(self.head_box) > _FARTHEST).any():
+            raise ValueError(f"its head box must be within {_FARTHEST:.0f} pixels, got {self.head_box.tolist()}")
 
 
 def _mpii_people(persons: Sequence[_MpiiPerson]) -> People:
@@ -242,7 +250,7 @@ def read_mpii_mat(root: Path, split: str = "train") -> People:
 
 def _mpii_training_images(file: Path) -> list[tuple[int, Any]]:
     """The entries of annolist for training, with their indices in it."""
-    release = _load_matlab(file, "RELEASE", structs=True)
+    release = load_matlab(file, "RELEASE", structs=True)
     images, training = _listed(_part(release, "annolist")), np.atleast_1d(_part(release, "img_train"))
     if not images or training.shape != (len(images),):
         raise ValueError(
@@ -346,8 +354,11 @@ def _coco_person(
         return None
     _check_joints(triples[:, :2], labelled, skeleton)
     box = _numbers(annotation, "bbox", 4)
-    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
-        raise ValueError(f"its bbox (x, y, width, height) must be finite and have an area, got {box.tolist()}")
+    if not ((np.abs(box) <= _FARTHEST).all() and (box[:2] + box[2:] > box[:2]).all()):
+        raise ValueError(
+            f"its bbox (x, y, width, height) must be finite, within {_FARTHEST:.0f} pixels, and have an area, "
+            f"got {box.tolist()}"
+        )
     image = _key(annotation, "image_id")
     if image not in files:
         raise ValueError(f"its image_id {image!r} is not among the images")
@@ -358,7 +369,8 @@ def _image_folder(root: Path, split: str, image: Path) -> Path:
     """Of ``root/split``, ``root/images`` and ``root``: the first that holds the image, else that there is."""
     folders = (root / split, root / "images", root)
     existing = [folder for folder in folders[:2] if folder.is_dir()]
-    holding = [folder for folder in folders if (folder / image).is_file()]
+    # not the path's own method, which raises on names that no file can have
+    holding = [folder for folder in folders if os.path.isfile(folder / image)]  # noqa: PTH113
     if not holding and not existing:
         raise FileNotFoundError(f"No COCO images: expected {folders[0]} or {folders[1]}; {_contents(root)}.")
     return (holding or existing)[0]
@@ -398,11 +410,15 @@ def _contents(folder: Path) -> str:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    """An image below its folder, with the folders in its name unless those lead out of it."""
+    """An image below its folder; a name that leads out of it is refused, not cut, lest two images become one."""
     path = Path(name) if isinstance(name, str) else Path()
     if path.name in ("", ".."):
-        raise ValueError(f"expected the name of an image file, got {name!r}")
-    return folder / (path.name if path.anchor or ".." in path.parts else path)
+        raise ValueError(f"expected the name of an image file, got {reprlib.repr(name)}")
+    if path.anchor or ".." in path.parts:
+        raise ValueError(
+            f"the image {reprlib.repr(name)} lies outside the folder of the images; write its path below that folder"
+        )
+    return folder / path
 
 
 def _read_json(file: Path) -> Any:
@@ -412,19 +428,9 @@ def _read_json(file: Path) -> Any:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
 
-def _load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
-    """A variable of a MATLAB file; with ``structs`` as dictionaries, and arrays of structs as lists."""
-    from scipy.io import loadmat  # slow to load, and only MATLAB files need it
-
-    try:
-        return loadmat(file, variable_names=[name], simplify_cells=structs)[name]
-    except Exception as error:  # SciPy's reader raises many types on what is no MATLAB file
-        raise ValueError(f"{file} holds no MATLAB variable {name!r}: {type(error).__name__} {error}") from None
-
-
 def _matlab_array(file: Path, name: str, shape: tuple[int | None, ...]) -> _Floats:
     """A numeric array of this shape, None for any size; the last axis is that of people."""
-    array = np.asarray(_load_matlab(file, name))
+    array = np.asarray(load_matlab(file, name))
     if array.ndim == len(shape) - 1:
         array = array[..., None]  # MATLAB drops a last axis of one person
     if not _fits(array.shape, shape) or array.dtype.kind not in "biuf":
@@ -492,10 +498,13 @@ def _numbers(row: Any, name: str, *shape: int) -> _Floats:
 
 
 def _check_joints(joints: _Floats, labelled: NDArray[np.bool_], skeleton: Skeleton) -> None:
-    """Raise on the first labelled joint of one person that is not finite."""
-    for k in np.flatnonzero(labelled & ~np.isfinite(joints).all(axis=1))[:1]:
+    """Raise on the first labelled joint of one person that is nowhere near an image."""
+    for k in np.flatnonzero(labelled & ~(np.abs(joints) <= _FARTHEST).all(axis=1))[:1]:
         x, y = joints[k].tolist()
-        raise ValueError(f"its {skeleton.keypoints[k]} is at ({x}, {y}); labelled joints must be finite")
+        raise ValueError(
+            f"its {skeleton.keypoints[k]} is at ({x}, {y}); labelled joints must be finite, "
+            f"and within {_FARTHEST:.0f} pixels"
+        )
 
 
 def _part(struct: Any, name: str) -> Any:

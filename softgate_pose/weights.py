@@ -24,6 +24,7 @@ from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
 __all__ = [
     "Checkpoint",
     "adapt_tensors",
+    "check_config",
     "find_checkpoint",
     "find_hub",
     "find_published",
@@ -35,6 +36,8 @@ __all__ = [
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
 
@@ -132,15 +135,33 @@ def find_hub(repo: str, revision: str | None = None, *, force_download: bool = F
     return find_checkpoint(folder)
 
 
+def check_config(found: Checkpoint) -> None:
+    """See whether a file holds the tensors of its own config, before memory is taken for what that config says.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    if found.config is None:
+        return
+    with safe_open(found.file, framework="pt") as stored:
+        shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    with torch.device("meta"):
+        planned = SoftGatePose(found.config)
+    _check_shapes(planned, shapes, str(found.file))
+
+
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        ValueError: If the file is a pickle, or not valid safetensors.
+        ValueError: If the file is a pickle, not valid safetensors, or has a type that PyTorch lacks.
     """
     _read_header(file)
-    with safe_open(file, framework="pt") as stored:
-        return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds a tensor that cannot be read: {error}") from None
 
 
 def load_tensors(model: SoftGatePose, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -152,24 +173,16 @@ def load_tensors(model: SoftGatePose, tensors: Mapping[str, Tensor], source: str
         source: Where they come from, for the message.
 
     Raises:
-        RuntimeError: If tensors are missing, unknown, of another shape, or hold NaN or infinity.
+        RuntimeError: If tensors are missing, unknown, of another shape or kind, or hold NaN or infinity.
     """
-    own = model.state_dict()
-    name = model.config.name
-    missing = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own]
-    misfits = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
-    if missing or unknown or misfits:
-        problems = []
-        if misfits:
-            first = misfits[0]
-            file_shape, model_shape = tuple(tensors[first].shape), tuple(own[first].shape)
-            problems.append(f"{_count(misfits)} of another shape ({first}: file {file_shape}, model {model_shape})")
-        if missing:
-            problems.append(f"{_count(missing)} missing in the file ({_some(missing)})")
-        if unknown:
-            problems.append(f"{_count(unknown)} that the model does not have ({_some(unknown)})")
-        raise RuntimeError(f"{source} does not fit {name}: {'; '.join(problems)}. {_remedy(model, tensors)}")
+    _check_shapes(model, {key: tuple(value.shape) for key, value in tensors.items()}, source)
+    for key, value in model.state_dict().items():
+        kinds = _FLOATS if value.is_floating_point() else (value.dtype,)
+        if tensors[key].dtype not in kinds:
+            raise RuntimeError(
+                f"{source} does not fit {model.config.name}: {key} is of type {tensors[key].dtype}, "
+                f"expected {' or '.join(map(str, kinds))}. Convert it."
+            )
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise RuntimeError(f"{source} is damaged: NaN or infinity in {_count(broken)} ({_some(broken)}).")
@@ -345,16 +358,36 @@ def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / in_chans)
 
 
-def _remedy(model: SoftGatePose, tensors: Mapping[str, Tensor]) -> str:
-    head, stem = tensors.get("heads.0.weight"), tensors.get("stem.0.weight")
+def _check_shapes(model: SoftGatePose, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise ``RuntimeError`` unless tensors of these shapes are a model's."""
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    missing = [key for key in own if key not in shapes]
+    unknown = [key for key in shapes if key not in own]
+    misfits = [key for key in own if key in shapes and own[key] != shapes[key]]
+    if missing or unknown or misfits:
+        problems = []
+        if misfits:
+            first = misfits[0]
+            problems.append(f"{_count(misfits)} of another shape ({first}: file {shapes[first]}, model {own[first]})")
+        if missing:
+            problems.append(f"{_count(missing)} missing in the file ({_some(missing)})")
+        if unknown:
+            problems.append(f"{_count(unknown)} that the model does not have ({_some(unknown)})")
+        raise RuntimeError(
+            f"{source} does not fit {model.config.name}: {'; '.join(problems)}. {_remedy(model, shapes)}"
+        )
+
+
+def _remedy(model: SoftGatePose, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    head, stem = shapes.get("heads.0.weight", ()), shapes.get("stem.0.weight", ())
     changes = []
-    if stem is not None and stem.dim() == 4:
-        if stem.shape[0] != model.config.width:
-            return f"The file is of a network of width {stem.shape[0]}: build that one."
-        if stem.shape[1] != model.config.in_chans:
-            changes.append(f"in_chans={stem.shape[1]}")
-    if head is not None and head.dim() == 4 and head.shape[0] != model.config.num_keypoints:
-        changes.append(f"num_keypoints={head.shape[0]}")
+    if len(stem) == 4:
+        if stem[0] != model.config.width:
+            return f"The file is of a network of width {stem[0]}: build that one."
+        if stem[1] != model.config.in_chans:
+            changes.append(f"in_chans={stem[1]}")
+    if len(head) == 4 and head[0] != model.config.num_keypoints:
+        changes.append(f"num_keypoints={head[0]}")
     if changes:
         return f"Build the model with {', '.join(changes)}."
     return "The file is of another architecture: build the model with the settings it was trained with."

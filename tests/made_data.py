@@ -110,3 +110,54 @@ def dotted_people(folder, count):
         dot = render_heatmaps(torch.tensor(places[:, 5, i] - 1), (60, 60), sigma=3.0).numpy()
         Image.fromarray((dot * 255).astype(np.uint8)).convert("RGB").save(folder / f"images/im{i + 1:04d}.jpg")
     return read_lsp(folder, "train")
+
+
+def awkward_photos(folder):
+    """Photos of every awkward kind below a folder, and files that are no photos: (names of good ones, of bad ones)."""
+    (folder / "more").mkdir(parents=True)
+    rows = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    photo = Image.fromarray(rows)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [photo.rotate(90), photo.rotate(180)]}
+    good = {
+        "plain.jpg": (photo, {}),
+        "more/plain.jpg": (photo, {}),
+        "more/turned.JPG": (photo, {"exif": exif}),
+        "cmyk.jpg": (photo.convert("CMYK"), {}),
+        "sixteen.png": (Image.fromarray(rows[..., 0].astype(np.uint16) * 257), {}),
+        "floats.tif": (Image.fromarray(rows[..., 0].astype(np.float32) / 255), {}),
+        "palette.gif": (photo.quantize(16), {}),
+        "clear.webp": (photo.convert("RGBA"), {"lossless": True}),
+        "moving.gif": (photo, frames),
+        "moving.webp": (photo, frames),
+        "moving.png": (photo, frames),
+        "pages.tiff": (photo, frames),
+        "tiny.png": (photo.crop((0, 0, 1, 1)), {}),
+        "thin.bmp": (photo.resize((1500, 1)), {}),
+        "huge.png": (Image.new("1", (6000, 5000)), {}),
+        "new\nline, 'é' \"🦴\".jpg": (photo, {}),
+    }
+    for name, (image, options) in good.items():
+        image.save(folder / name, **options)
+    try:
+        (folder / "latin-\udce9.jpg").write_bytes((folder / "plain.jpg").read_bytes())
+        good["latin-\udce9.jpg"] = None
+    except OSError:  # a system whose names are Unicode
+        pass
+    whole = (folder / "plain.jpg").read_bytes()
+    bomb = (folder / "palette.gif").read_bytes()
+    bomb = bomb[:6] + b"\xff" * 4 + bomb[10:]  # its width and height
+    bad = {
+        "empty.jpg": b"",
+        "torn.jpg": whole[:900],
+        "text.png": b"no photo",
+        "bomb.gif": bomb,
+        "more/zeros.jpg": bytes(999),
+    }
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    (folder / "dead.jpg").symlink_to("nothing.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "notes.txt").write_text("not a photo")
+    return sorted(good), sorted([*bad, "dead.jpg"])

@@ -214,7 +214,7 @@ def test_mpii_s_matlab_file_becomes_zero_based(tmp_path):
     [
         ({"preds": np.zeros((2, 14, 2))}, r"expected preds of shape \(N, 16, 2\), got \(2, 14, 2\)"),
         ({"preds": np.zeros((2, 16))}, r"got \(2, 16\)"),
-        ({"pred": np.zeros((2, 16, 2))}, "no MATLAB array 'preds': KeyError"),
+        ({"pred": np.zeros((2, 16, 2))}, "no MATLAB variable 'preds' that can be read: it holds 'pred'"),
         ({"preds": np.full((2, 16, 2), np.nan)}, "expected finite pixels, got nan for person 0, right_ankle"),
         ({"preds": np.zeros((5, 16, 2))}, "predictions for 5 people, but the data have 2"),
     ],
@@ -229,7 +229,7 @@ def test_predictions_that_are_not_there_or_no_predictions(tmp_path):
     people = people_of(MPII, 2)
     with pytest.raises(FileNotFoundError, match=r"No predictions: expected .*p\.json"):
         read_predictions(tmp_path / "p.json", people)
-    with pytest.raises(ValueError, match="no MATLAB array 'preds'"):
+    with pytest.raises(ValueError, match="no MATLAB variable 'preds'"):
         read_predictions(written(tmp_path / "p.mat", "text"), people)
 
 

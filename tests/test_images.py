@@ -1,9 +1,11 @@
 import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from mutations import repair_png
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from softgate_pose import PoseConfig
 from softgate_pose.images import load_image, normalize, open_image
@@ -182,6 +184,75 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
     Image.new("L", (40, 40)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match=r"large\.png is refused"):
         open_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif", "jpg", "webp"])
+def test_a_few_bytes_that_say_they_are_huge_are_refused(tmp_path, suffix):
+    """At Pillow's own limit, so before any memory is taken."""
+    file = tmp_path / f"bomb.{suffix}"
+    Image.new("L", (33, 17)).save(file, lossless=True)
+    data, side = file.read_bytes(), 16384 if suffix == "webp" else 60000
+    if suffix == "webp":  # 14 bits for each side
+        at = data.index(b"\x2f") + 1
+        sides = (side - 1) | (side - 1) << 14
+        data = (
+            data[:at]
+            + struct.pack("<I", sides | int.from_bytes(data[at : at + 4], "little") & 0xF << 28)
+            + data[at + 4 :]
+        )
+    else:
+        width, height, new = {
+            "png": (struct.pack(">I", 33), struct.pack(">I", 17), struct.pack(">I", side)),
+            "jpg": (struct.pack(">H", 33), struct.pack(">H", 17), struct.pack(">H", side)),
+            "bmp": (struct.pack("<i", 33), struct.pack("<i", 17), struct.pack("<i", side)),
+        }.get(suffix, (struct.pack("<H", 33), struct.pack("<H", 17), struct.pack("<H", side)))
+        pair = height + width if suffix == "jpg" else width + height
+        if suffix == "tif":
+            for value in (width, height):
+                data = data.replace(b"\1\0\0\0" + value, b"\1\0\0\0" + new)
+        else:
+            data = data.replace(pair, new + new)
+    if suffix == "png":
+        data = repair_png(data)
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"bomb\.{suffix} is refused: Image size \(\d{{9,}} pixels\) exceeds limit"):
+        open_image(file)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_text_in_a_png_that_unpacks_to_more_than_it_should(tmp_path, photo, kind):
+    photo.save(tmp_path / "photo.png")
+    whole = (tmp_path / "photo.png").read_bytes()
+    packed = zlib.compress(bytes(9 << 20))
+    body = {b"zTXt": b"x\0\0", b"iTXt": b"x\0\1\0\0\0", b"iCCP": b"x\0\0"}[kind] + packed
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "photo.png").write_bytes(whole[:33] + chunk + whole[33:])
+    with pytest.raises(ValueError, match=r"photo\.png cannot be read as an image: Decompressed data too large"):
+        open_image(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("name", ["photo.eps", "photo.jpg"])
+def test_postscript_is_not_run(tmp_path, photo, monkeypatch, name):
+    photo.save(tmp_path / name, format="EPS")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    with pytest.raises(ValueError, match="EPS is a program rather than a picture; convert it to PNG"):
+        open_image(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b", "a\0b", "\ud800"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(FileNotFoundError, match="No image"):
+        open_image(name)
+
+
+def test_a_float_that_is_no_number_is_black(tmp_path):
+    signalling = struct.pack("<I", 0x7FA00000)
+    Image.frombytes("F", (2, 1), signalling + struct.pack("<f", 1)).save(tmp_path / "photo.tif")
+    assert load_image(tmp_path / "photo.tif")[0, 0].tolist() == [0, 255]
 
 
 def test_normalize_uses_the_configs_mean_and_std():

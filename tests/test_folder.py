@@ -1,0 +1,292 @@
+"""Long runs: over awkward photos, killed at any moment, resumed, in flat memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from made_data import awkward_photos
+from PIL import Image
+
+from softgate_pose import LSP, Poses, save_pretrained
+from softgate_pose.cli import main
+from softgate_pose.folder import OUTPUT_SUFFIXES, Photo, Results, find_photos, picture_paths, process
+
+
+@pytest.fixture
+def photos(tmp_path):
+    good, bad = awkward_photos(tmp_path / "photos")
+    return tmp_path / "photos", good, bad
+
+
+@pytest.fixture
+def model_name(tiny_model, tmp_path):
+    return f"local-dir:{save_pretrained(tiny_model, tmp_path / 'model')}"
+
+
+def poses_of(count=1, seed=0):
+    numbers = torch.Generator().manual_seed(seed)
+    points, scores = torch.rand(count, 14, 2, generator=numbers) * 90, torch.rand(count, 14, generator=numbers)
+    return Poses(points, scores, torch.ones(count, 4), LSP)
+
+
+def test_of_an_awkward_folder_all_good_ones_are_done_and_all_bad_ones_listed(photos, model_name, tmp_path):
+    folder, good, bad = photos
+    command = ["predict", str(folder), "--model", model_name, "--out", str(tmp_path / "p.json")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert [row["image"] for row in json.loads((tmp_path / "p.json").read_text())] == good
+    assert f"{len(bad)} of {len(good) + len(bad)} photos failed" in result.output
+    listed = result.output.split("photos failed:\n")[1].splitlines()
+    assert len(listed) == len(bad)
+    for line, name in zip(listed, bad, strict=True):
+        assert str(folder / name) in line
+    for reason in ("No image", "is empty (0 bytes)", "is refused: Image size (4294836225 pixels)", "is truncated"):
+        assert reason in result.output
+
+
+def test_names_that_are_no_text_are_printed(photos, model_name):
+    folder, good, _ = photos
+    if "latin-\udce9.jpg" not in good:
+        pytest.skip("file names are Unicode here")
+    result = CliRunner().invoke(main, ["predict", str(folder / "latin-\udce9.jpg"), "--model", model_name])
+    assert result.exit_code == 0, result.output
+    assert "latin-\ufffd.jpg, person 0" in result.output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_run_that_is_killed_at_any_moment_leaves_nothing_half_and_goes_on(photos, model_name, tmp_path):
+    folder, good, _bad = photos
+    for name in good[:4] + good[5:-4]:  # a few will do
+        (folder / name).unlink()
+    script = [sys.executable, Path(__file__).parent / "kill_predict.py", model_name.partition(":")[2], folder]
+    (tmp_path / "out").mkdir()
+    result = subprocess.run([*script, tmp_path / "out", ".jsonl"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    runs = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sum(run["status"] == -9 for run in runs) > 12
+    for run in runs:
+        assert run["output"] in (None, run["whole"]), run["run"]
+        assert run["status"] == -9 or run["output"] is not None, run["run"]
+    rows = [json.loads(line)["image"] for line in runs[0]["whole"].splitlines()]
+    assert rows == [good[4], *good[-4:]]
+
+
+NAMES = ["a.jpg", "b/c.png", "é.jpg", "latin-\udce9.jpg", "d,\"'\n.gif"]
+
+
+def go_on(out):
+    """A run over NAMES, from what is there."""
+    with Results(out, {"model": "x"}) as results:
+        before = list(results.done)
+        for i, name in enumerate(NAMES):
+            if name not in results.done:
+                results.add(name, poses_of(i, seed=i))
+        results.finish(NAMES)
+    return before, out.read_bytes()
+
+
+@pytest.fixture
+def part(tmp_path):
+    """What the part file of a whole run holds, and the output of each kind."""
+    whole = {suffix: go_on(tmp_path / f"whole{suffix}")[1] for suffix in OUTPUT_SUFFIXES}
+    with Results(tmp_path / "first.json", {"model": "x"}) as results:
+        for i, name in enumerate(NAMES):
+            results.add(name, poses_of(i, seed=i))
+        return results.part.read_bytes(), whole
+
+
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
+def test_a_part_file_cut_anywhere_is_gone_on_from(part, tmp_path, suffix):
+    data, whole = part
+    ends = [i for i, byte in enumerate(data) if byte == 10]
+    for at in sorted({*range(0, len(data), 97), *ends, *(end + 1 for end in ends)}):
+        out = tmp_path / f"cut{at}{suffix}"
+        out.with_name(out.name + ".part").write_bytes(data[:at])
+        before, written = go_on(out)
+        assert before == NAMES[: max(0, data[:at].count(b"\n") - 1)]
+        assert written == whole[suffix]
+        assert not out.with_name(out.name + ".part").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\0" * 5000,  # what a power cut leaves
+        b"5", b"{}", b'{"image": "a.jpg", "people": []}', b'{"image": "a.jpg", "keypoint_names": [], "people": 5}',
+        b'{"image": "a.jpg", "keypoint_names": ["x"], "people": [{"box": [1.0, 1.0, 2.0, 2.0], "scores": [1.0], '
+        b'"keypoints": [[NaN, 1.0]]}]}',
+        b'{"image": 5, "keypoint_names": [], "people": []}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_done_again(part, tmp_path, line):
+    data, whole = part
+    lines = data.splitlines(keepends=True)
+    for at in (1, 3, len(lines)):
+        out = tmp_path / f"{at}.json"
+        out.with_name(out.name + ".part").write_bytes(b"".join([*lines[:at], line + b"\n", *lines[at + 1 :]]))
+        before, written = go_on(out)
+        assert len(before) == 5 - (at < len(lines))
+        assert written == whole[".json"]
+
+
+def test_lines_that_stand_twice_count_once(part, tmp_path):
+    data, whole = part
+    lines = data.splitlines(keepends=True)
+    (tmp_path / "p.jsonl.part").write_bytes(b"".join([*lines, *lines[1:]]))
+    assert go_on(tmp_path / "p.jsonl") == (NAMES, whole[".jsonl"])
+
+
+def test_no_photo_at_all_is_an_empty_list(tmp_path):
+    for suffix, expected in ((".json", "[]\n"), (".jsonl", ""), (".csv", "image,person,keypoint,x,y,score\r\n")):
+        with Results(tmp_path / f"p{suffix}", {}) as results:
+            results.finish(["a.jpg"])
+        assert (tmp_path / f"p{suffix}").read_bytes().decode() == expected
+
+
+def test_json_is_what_python_writes_of_the_whole_list(part):
+    rows = json.loads(part[1][".json"])
+    assert part[1][".json"].decode() == json.dumps(rows, indent=1) + "\n"
+
+
+def test_the_disk_has_what_was_added_before_the_next_photo(tmp_path):
+    with Results(tmp_path / "p.json", {}) as results:
+        results.add("a.jpg", poses_of())
+        assert json.loads(results.part.read_bytes().splitlines()[-1])["image"] == "a.jpg"
+
+
+def test_two_runs_do_not_share_an_output(tmp_path):
+    pytest.importorskip("fcntl")
+    with Results(tmp_path / "p.json", {}) as first:
+        first.add("a.jpg", poses_of())
+        with pytest.raises(BlockingIOError, match=r"p\.json\.part is being written by another process; wait"):
+            Results(tmp_path / "p.json", {})
+        first.add("b.jpg", poses_of())
+    with Results(tmp_path / "p.json", {}) as second:
+        assert list(second.done) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("9 GB"), "does not fit into memory: 9 GB"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "does not fit into memory",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB."), "does not fit into memory: CUDA"),
+    ],
+)
+def test_a_photo_that_does_not_fit_into_memory_fails_alone(tmp_path, photo, error, reason):
+    for name in ("a.jpg", "b.jpg"):
+        photo.save(tmp_path / name)
+    raised = [error]
+
+    def predict(image, boxes):
+        if raised:
+            raise raised.pop()
+        return poses_of()
+
+    (_, none, problem), (_, poses, nothing) = process(find_photos([tmp_path]), predict)
+    assert (none, nothing) == (None, None)
+    assert f"{tmp_path / 'a.jpg'} {reason}" in problem
+    assert len(poses) == 1
+
+
+def test_an_error_that_every_photo_would_meet_ends_the_run(tmp_path, photo):
+    photo.save(tmp_path / "a.jpg")
+
+    def predict(image, boxes):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side"):
+        list(process(find_photos([tmp_path]), predict))
+
+
+def test_keypoints_that_are_no_numbers_are_a_failure_and_not_in_the_output(tmp_path, photo):
+    photo.save(tmp_path / "a.jpg")
+    broken = Poses(torch.full((1, 14, 2), torch.nan), torch.ones(1, 14), torch.ones(1, 4), LSP)
+    ((_, poses, problem),) = process(find_photos([tmp_path]), lambda image, boxes: broken)
+    assert poses is None
+    assert "a.jpg: the model's keypoints or scores are not finite numbers" in problem
+
+
+def test_photos_are_found_in_order_without_following_links_to_folders(tmp_path, photo):
+    names = [
+        "a b.jpg",
+        "a/b/c.JPG",
+        "a/b.gif",
+        "a.png",
+        "a/é.webp",
+        "b.tiff",
+        "z/a.bmp",
+        ".hidden/x.jpg",
+        "a.jpg/1.png",
+    ]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "o.jpg").touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "link.jpg").symlink_to(tmp_path / "out" / "o.jpg")
+    (tmp_path / "in" / "dead.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "in" / "dotless").touch()
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    found = find_photos([tmp_path / "in"])
+    assert [photo.name for photo in found] == [
+        path.relative_to(tmp_path / "in").as_posix()
+        for path in sorted(tmp_path / "in" / name for name in [*names, "link.jpg", "dead.jpg"])
+    ]
+    assert all(photo.path == tmp_path / "in" / photo.name for photo in found)
+    assert [photo.name for photo in find_photos([tmp_path / "in"], leave_out=tmp_path / "in" / "a")] == [
+        photo.name for photo in found if not photo.name.startswith("a/")
+    ]
+    assert len(find_photos([tmp_path / "in"], leave_out=tmp_path / "in")) == len(found)
+    with pytest.raises(ValueError, match="holds no images"):
+        find_photos([tmp_path / "in" / "z"], leave_out=tmp_path / "in")
+    with pytest.raises(FileNotFoundError, match="No photo or folder"):
+        find_photos(["x" * 5000])
+
+
+def test_folders_as_deep_as_a_system_allows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):  # deeper than Python recurses
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("a.jpg").touch()
+    os.chdir(tmp_path)
+    try:
+        (found,) = find_photos(["d"])
+        assert found.name == "d/" * 1199 + "a.jpg"
+    finally:
+        subprocess.run(["rm", "-r", "d"], check=True)  # pytest would do it by recursion
+
+
+def test_pictures_never_replace_photos_however_those_are_reached(tmp_path, photo):
+    (tmp_path / "real").mkdir()
+    photo.save(tmp_path / "real" / "a.jpg")
+    (tmp_path / "way").symlink_to("real")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.jpg").symlink_to("../real/a.jpg")
+    for photos, folder in (("real", "way"), ("way", "real"), ("links", "real"), ("real", "real/../real")):
+        with pytest.raises(ValueError, match="would replace a photo"):
+            picture_paths([Photo(tmp_path / photos, "a.jpg")], tmp_path / folder)
+    assert picture_paths([Photo(tmp_path / "real", "a.jpg")], tmp_path / "new") == {
+        "a.jpg": str(tmp_path / "new" / "a.jpg")
+    }
+
+
+def test_an_image_cut_while_it_is_open_fails_alone(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (photo,) = find_photos([tmp_path / "a.png"])
+    assert (photo.folder, photo.name) == (tmp_path, "a.png")
+    (tmp_path / "a.png").unlink()
+    ((_, poses, problem),) = process([photo], lambda image, boxes: poses_of())
+    assert poses is None
+    assert "No image" in problem
