@@ -1,17 +1,22 @@
 """Write the tables between `<!-- table: NAME -->` and `<!-- end -->` from the zoo and the measured JSON.
 
-Run `make tables` after bundling weights; with --check it changes nothing and fails if a table is old.
+Run `make tables` after bundling weights, or after `python -m benchmarks NAME ... --out docs/speed`; with
+--check it changes nothing and fails if a table is old.
 """
 
+import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
+from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.card import commands, data_lines
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "docs/models.md")
+FILES = ("README.md", "docs/models.md", "docs/speed.md")
+BENCHMARKS = ("speed", "profile", "decoding", "photos", "memory", "accuracy")
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean", "limbs", "mean@0.1")
 
 
@@ -59,7 +64,24 @@ def training() -> list[str]:
     return lines
 
 
+def benchmark(name: str) -> list[str]:
+    """What a command of `benchmarks` measured: the command, the machine, and its tables."""
+    file = ROOT / "docs" / "speed" / f"{name}.json"
+    if not file.exists():
+        return [f"Not measured yet: `python -m benchmarks {name} --help`."]
+    data = json.loads(file.read_text(encoding="utf-8"))
+    machine = data["machine"]
+    versions = ", ".join(f"{package} {version}" for package, version in machine.pop("versions").items())
+    lines = ["```sh", data["command"], "```", "", ", ".join(f"{key} {value}" for key, value in machine.items()) + "."]
+    lines += [f"Versions: {versions}."]
+    for table in data["tables"]:
+        shown = Table(table["title"], tuple(table["columns"]), [tuple(row) for row in table["rows"]])
+        lines += ["", f"{shown.title}.", "", *shown.to_markdown()]
+    return lines
+
+
 TABLES = {"models": models, "measured": measured, "training": training}
+TABLES |= {name: partial(benchmark, name) for name in BENCHMARKS}
 
 
 def main(check: bool) -> None:
