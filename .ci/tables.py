@@ -16,7 +16,7 @@ from softgate_pose.card import commands, data_lines
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "docs/models.md", "docs/speed.md")
-BENCHMARKS = ("speed", "profile", "decoding", "photos", "memory", "accuracy")
+BENCHMARKS = ("speed", "profile", "limits", "decoding", "photos", "memory", "accuracy")
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean", "limbs", "mean@0.1")
 
 
@@ -77,6 +77,8 @@ def benchmark(name: str) -> list[str]:
     for table in data["tables"]:
         shown = Table(table["title"], tuple(table["columns"]), [tuple(row) for row in table["rows"]])
         lines += ["", f"{shown.title}.", "", *shown.to_markdown()]
+    if file.with_suffix(".png").exists():
+        lines += ["", f"![{name}, drawn from the same run](speed/{name}.png)"]
     return lines
 
 

@@ -121,6 +121,22 @@ def _profile(names: tuple[str, ...], batch: int, repeats: int, setting: contesta
     return [profile_table(chosen, setting, batch=batch, repeats=repeats)]
 
 
+@main.command("limits")
+@click.argument("names", nargs=-1)
+@click.option("--batch", default=32, show_default=True)
+@_rounds
+@_seconds
+@_settings
+def _limits(
+    names: tuple[str, ...], batch: int, rounds: int, seconds: float, setting: contestants.Setting, out: Path | None
+) -> Any:
+    """What share of the machine's arithmetic and memory NAMES, as in speed, reach."""
+    from benchmarks.limits import limits_tables
+
+    chosen = names or ("sgpose_small_4s", "sgpose_small_4s+deploy", "sgpose_small_4s+deploy+bf16")
+    return limits_tables(chosen, setting, batch=batch, rounds=rounds, seconds=seconds)
+
+
 @main.command("decoding")
 @click.option("--people", default=128, show_default=True)
 @click.option("--model", default="sgpose_0m5_1s", show_default=True, help="What the decoder is compared with.")

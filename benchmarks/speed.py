@@ -103,20 +103,28 @@ def write_rounds(times: Mapping[int, Times], file: Path) -> None:
 
 
 def draw(contestants: Sequence[Contestant], times: Times, file: Path) -> None:
-    """Multiply-adds and parameters against latency at batch 1; ours blue."""
+    """Multiply-adds and parameters against latency at batch 1; ours blue discs, others red squares."""
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5.5), layout="constrained", sharex=True)
-    for axes, what, cost in ((panels[0], "multiply-adds, G", 1e9), (panels[1], "parameters, M", 1e6)):
-        for contestant in contestants:
+    figure, panels = pyplot.subplots(1, 2, figsize=(13, 5.5), layout="constrained", sharex=True)
+    for axes, what in zip(panels, ("multiply-adds, G", "parameters, M"), strict=True):
+        for number, contestant in enumerate(contestants, start=1):
             x = 1e3 * statistics.median(times[contestant.name])
-            y = (contestant.macs if cost == 1e9 else contestant.params) / cost
-            axes.plot(x, y, "o", color="#0077c8" if contestant.ours else "#d1495b")
-            axes.annotate(contestant.name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            y = contestant.macs / 1e9 if axes is panels[0] else contestant.params / 1e6
+            colour, marker = ("#0077c8", "o") if contestant.ours else ("#d1495b", "s")
+            axes.plot(x, y, marker, color=colour, label=f"{number}  {contestant.name}")
+            # neighbours' numbers go to different sides
+            place = ((5, 5), (-11, -11), (5, -11), (-11, 5))[number % 4]
+            axes.annotate(str(number), (x, y), xytext=place, textcoords="offset points", fontsize=8)
         axes.set(xscale="log", yscale="log", xlabel="latency at batch 1, ms", ylabel=what)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.set_minor_formatter(ticker.NullFormatter())
         axes.grid(alpha=0.3, which="both")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import accuracy, contestants, decoding, memory, photos, profiling, speed
+from benchmarks import accuracy, contestants, decoding, limits, memory, photos, profiling, speed
 from benchmarks.__main__ import main
 from benchmarks.contestants import NUM_KEYPOINTS, Setting
 from benchmarks.rivals import RIVALS
@@ -52,6 +52,10 @@ def test_speed_is_measured_in_turns_and_kept(tmp_path):
     [
         (["profile", "sgpose_0m5_1s", "--repeats", "1"], "Time by kind of operation, batch 1, median of 1 passes"),
         (["photos", "sgpose_0m5_1s.sports", "--count", "1"], "predict over 1 photos of 2 people each"),
+        (
+            ["limits", "sgpose_0m5_1s", "--batch", "2", "--rounds", "1"],
+            "What networks reach, batch 2, median of 1 rounds",
+        ),
         (["decoding", "--people", "1", "--rounds", "1"], "Decoding 1 × 16 heatmaps of 16 × 16 with DARK; 1 rounds"),
     ],
 )
@@ -100,6 +104,12 @@ def test_rivals_are_those_of_their_papers(name, published):
         network = RIVALS[name](NUM_KEYPOINTS, (256, 256)).eval()
         assert network(torch.empty(2, 3, 256, 256)).shape == (2, NUM_KEYPOINTS, 64, 64)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(published, rel=0.005)
+
+
+def test_bytes_of_convolutions_are_counted():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1))
+    numbers = 5 * 16 * ((3 + 8) + (8 + 2)) + (3 * 8 * 9 + 8) + (8 * 2 + 2)
+    assert limits.convolution_bytes(module, torch.zeros(1, 3, 4, 4), 5, torch.bfloat16) == 2 * numbers
 
 
 def test_the_numpy_loop_finds_what_decoding_finds():
