@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs serve format tables package clean
+.PHONY: help demo test lint types docs serve format tables bench package clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -36,6 +36,9 @@ format: .venv/installed-dev  ## Put the code in form
 
 tables: .venv/installed-dev  ## Write the model tables of README and docs from the measured JSON
 	$(BIN)/python .ci/tables.py
+
+bench: .venv/installed-dev  ## Measure speed beside other networks, in turns; about ten minutes on two cores
+	$(BIN)/python -m benchmarks speed --out out/speed
 
 package: .venv/installed-dev  ## Build the wheel, of at most 120 MB, and the source archive into dist/
 	rm -rf dist

@@ -1,23 +1,27 @@
 """Write what lies between `<!-- table: NAME -->` and `<!-- end -->` from the zoo and the measured JSON.
 
-Run `make tables` after bundling weights or adding a model, whose page it begins; with --check it changes nothing and
-fails if a table is old.
+Run `make tables` after bundling weights, after adding a model, whose page it begins, or after
+`python -m benchmarks NAME ... --out docs/speed`; with --check it changes nothing and fails if a table is old.
 """
 
 import ast
+import json
 import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.card import commands, data_lines
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md")
+FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")
 PAGES = ROOT / "docs" / "models"
+BENCHMARKS = ("speed", "profile", "limits", "decoding", "photos", "memory", "accuracy")
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean", "limbs", "mean@0.1")
 
 
@@ -139,11 +143,30 @@ def _px(size: tuple[int, int]) -> str:
     return "×".join(map(str, size))
 
 
+def benchmark(name: str, file: Path) -> list[str]:
+    """What a command of `benchmarks` measured: the command, the machine, and its tables."""
+    found = ROOT / "docs" / "speed" / f"{name}.json"
+    if not found.exists():
+        return [f"Not measured yet: `python -m benchmarks {name} --help`."]
+    data = json.loads(found.read_text(encoding="utf-8"))
+    machine = data["machine"]
+    versions = ", ".join(f"{package} {version}" for package, version in machine.pop("versions").items())
+    lines = ["```sh", data["command"], "```", "", ", ".join(f"{key} {value}" for key, value in machine.items()) + "."]
+    lines += [f"Versions: {versions}."]
+    for table in data["tables"]:
+        shown = Table(table["title"], tuple(table["columns"]), [tuple(row) for row in table["rows"]])
+        lines += ["", f"{shown.title}.", "", *shown.to_markdown()]
+    if found.with_suffix(".png").exists():
+        lines += ["", f"![{name}, drawn from the same run](speed/{name}.png)"]
+    return lines
+
+
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "models": models,
     "measured": measured,
     "card": card,
     "layout": layout,
+    **{name: partial(benchmark, name) for name in BENCHMARKS},
 }
 
 

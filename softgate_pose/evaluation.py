@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from softgate_pose.config import PoseConfig
 from softgate_pose.images import load_image
 from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
@@ -18,7 +19,15 @@ from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import BOX_SCALE, predict_crops
 from softgate_pose.prediction_files import Predictions, require_keypoints
 
-__all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "person_errors", "predict_people", "score_keypoints"]
+__all__ = [
+    "Evaluation",
+    "crop_people",
+    "evaluate",
+    "mean_pose_keypoints",
+    "person_errors",
+    "predict_people",
+    "score_keypoints",
+]
 
 
 @dataclass(frozen=True)
@@ -173,17 +182,21 @@ def predict_people(
     keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
     for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
         chunk = range(start, min(start + batch_size, len(people)))
-        crops = torch.cat(
-            [
-                geometry.crop(load_image(people.images[i], config.in_chans), matrices[i : i + 1], config.input_size)
-                for i in chunk
-            ]
-        )
+        crops = crop_people(people, chunk, config)
         points, peaks = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
         back = geometry.invert(matrices[chunk.start : chunk.stop])
         keypoints.append(geometry.transform_points(back, points.float().cpu()))
         scores.append(peaks.float().cpu())
     return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
+
+
+def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> Tensor:
+    """Crops (N, C, H, W) around some people's boxes, colours in 0..255, of the config's input size."""
+    matrices = geometry.box_to_crop(people.boxes[list(indices)], config.input_size, BOX_SCALE)
+    images = (load_image(people.images[i], config.in_chans) for i in indices)
+    return torch.cat(
+        [geometry.crop(image, matrix[None], config.input_size) for image, matrix in zip(images, matrices, strict=True)]
+    )
 
 
 def mean_pose_keypoints(training: People, people: People) -> Tensor:

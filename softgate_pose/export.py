@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from softgate_pose.model.network import PoseModel
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
 
-__all__ = ["OnnxPose", "export_model", "load_onnx"]
+__all__ = ["CALIBRATION_IMAGES", "OnnxPose", "export_model", "load_onnx"]
 
 _CONFIG_KEY = "softgate_pose.config"
+CALIBRATION_IMAGES = 64
+"""As many give ranges that do not cost accuracy."""
+
 _INSTALL = "pip install 'softgate-pose[export]'"
 
 
@@ -33,7 +37,13 @@ class _Decoded(nn.Module):
         return heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
 
 
-def export_model(model: PoseModel, file: str | os.PathLike[str], *, decode: DecodeMethod | None = None) -> Path:
+def export_model(
+    model: PoseModel,
+    file: str | os.PathLike[str],
+    *,
+    decode: DecodeMethod | None = None,
+    calibration: Tensor | None = None,
+) -> Path:
     """Write a model for other runtimes, in float32, for any number of images of its config's input size.
 
     | | shape | meaning |
@@ -49,6 +59,9 @@ def export_model(model: PoseModel, file: str | os.PathLike[str], *, decode: Deco
         model: From ``create_model`` or ``deploy``; it is left as it is.
         file: ``.onnx``, or ``.pt2`` for what ``torch.export.load`` reads.
         decode: Put this decoder behind the network. None: heatmaps come out.
+        calibration: Write an ONNX file whose convolutions compute in 8-bit integers, which CPUs with such
+            instructions run much faster, at a small loss. The ranges of all activations are measured on these
+            images, (N, C, H, W), normalised; a few dozen that look like those to come will do.
 
     Returns:
         The file.
@@ -56,9 +69,12 @@ def export_model(model: PoseModel, file: str | os.PathLike[str], *, decode: Deco
     Raises:
         FileNotFoundError: If the folder of the file does not exist.
         ImportError: If ONNX is asked for and is not installed.
-        ValueError: If the file has another suffix.
+        ValueError: If the file has another suffix, or 8-bit integers are asked for in a ``.pt2`` file, with a
+            decoder or without images.
     """
     file = Path(file)
+    if calibration is not None and (file.suffix != ".onnx" or decode is not None or len(calibration) == 0):
+        raise ValueError("8-bit integers take a .onnx file, decode=None, and at least one image in calibration.")
     if file.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
     if not file.parent.is_dir():
@@ -78,6 +94,8 @@ def export_model(model: PoseModel, file: str | os.PathLike[str], *, decode: Deco
                 program = _to_onnx(module, images, shapes, outputs)
                 program.model.metadata_props[_CONFIG_KEY] = model.config.to_json()
                 program.save(part)
+                if calibration is not None:
+                    _quantize(part, calibration)
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
@@ -98,6 +116,38 @@ def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs:
         dynamo=True,
         verbose=False,
     )
+
+
+def _quantize(file: Path, images: Tensor) -> None:
+    """Turn the convolutions of an ONNX file to 8-bit integers, in place."""
+    try:
+        from onnxruntime.quantization import QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        raise ImportError(f"8-bit integers need ONNX Runtime: {_INSTALL}.") from None
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "model.onnx"
+        quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            file,
+            _Batches(images.float().cpu()),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+class _Batches:
+    """Images as ONNX Runtime's calibration asks for them: until there are no more."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._rest = iter(torch.split(images, 8))
+
+    def get_next(self) -> dict[str, Any] | None:
+        images = next(self._rest, None)
+        return None if images is None else {"images": images.numpy()}
 
 
 class OnnxPose(PoseModel):

@@ -236,11 +236,16 @@ def test_drawings_are_those_that_their_scripts_draw(script, tmp_path, monkeypatc
 INTERNAL = {
     "card.commands",
     "card.data_lines",
+    "export.CALIBRATION_IMAGES",
     "folder",
+    "hub",
+    "matlab",
+    "model.hourglass.Merge",
     "model.hourglass.gated_block",
     "training.crops",
     "training.state",
     "training.watch",
+    "weights.check_config",
 }
 """Modules and names that the rest of the package uses, and users need not."""
 

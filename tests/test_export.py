@@ -1,13 +1,15 @@
 """Exported models give what the originals give."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
+from made_data import mpii_row, write_images
 
-from softgate_pose import create_model, list_models, list_pretrained, predict, save_pretrained
+from softgate_pose import create_model, deploy, list_models, list_pretrained, predict, save_pretrained
 from softgate_pose.cli import main
 from softgate_pose.export import export_model, load_onnx
 from softgate_pose.pose.heatmaps import decode_heatmaps
@@ -78,6 +80,18 @@ def test_predicting_a_photo_with_an_exported_file_is_the_same_call_and_result(na
         assert found.skeleton == original.skeleton
 
 
+def test_8_bit_integers_are_close_to_the_model(tiny_model, tmp_path):
+    images = images_for(tiny_model, 9)
+    file = export_model(deploy(tiny_model), tmp_path / "model.onnx", calibration=images)
+    exported = load_onnx(file, threads=1)
+    assert exported.config == tiny_model.config
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    with torch.inference_mode():
+        expected = tiny_model(images)
+    difference = (exported(images) - expected).abs().max()
+    assert 0 < difference < 0.1 * expected.max()  # not the same: it is 8 bits that compute
+
+
 def test_exporting_leaves_the_model_and_a_failed_export_the_file(tiny_model, tmp_path, monkeypatch):
     before = {key: value.clone() for key, value in tiny_model.state_dict().items()}
     tiny_model.train()
@@ -99,6 +113,10 @@ def test_exporting_leaves_the_model_and_a_failed_export_the_file(tiny_model, tmp
 def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"exported to \.onnx or \.pt2, got 'model\.pt'"):
         export_model(tiny_model, tmp_path / "model.pt")
+    for wrong in ({"file": "model.pt2"}, {"decode": "dark"}, {"calibration": torch.zeros(0, 3, 64, 48)}):
+        arguments = {"file": "model.onnx", "calibration": torch.zeros(1, 3, 64, 48), **wrong}
+        with pytest.raises(ValueError, match="8-bit integers take"):
+            export_model(tiny_model, tmp_path / arguments.pop("file"), **arguments)
     with pytest.raises(FileNotFoundError, match="no folder"):
         export_model(tiny_model, tmp_path / "none" / "model.onnx")
     with pytest.raises(FileNotFoundError, match="No ONNX file"):
@@ -127,6 +145,13 @@ def test_the_command_exports_and_predict_takes_the_file(tiny_model, photo, tmp_p
     outputs = [runner.invoke(main, ["predict", str(tmp_path / "photo.png"), "--model", m]) for m in (name, file)]
     assert [output.exit_code for output in outputs] == [0, 0]
     assert outputs[0].output == outputs[1].output
+    rows = [mpii_row(), mpii_row(scale=0.3)]
+    (tmp_path / "annot").mkdir()
+    (tmp_path / "annot" / "train.json").write_text(json.dumps(rows))
+    write_images(tmp_path / "images", ["a.jpg"])
+    small = runner.invoke(main, ["export", name, str(tmp_path / "small.onnx"), "--int8", f"mpii:{tmp_path}:train"])
+    assert small.exit_code == 0, small.output
+    assert load_onnx(tmp_path / "small.onnx").config == tiny_model.config
     refused = runner.invoke(main, ["predict", str(tmp_path / "photo.png"), "--model", file, "--device", "cuda"])
     assert "runs as it is, on the CPU" in refused.output
 

@@ -160,13 +160,14 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
         (N, C, height, width) of the images' dtype.
     """
     height, width = images.shape[-2:]
-    out_height, out_width = size
     inverse = invert(matrices)
     # grid_sample measures both sides in pixel edges at -1 and 1: x_grid = (2 x + 1) / width - 1.
-    to_pixels = _diagonal((out_width / 2, out_height / 2), ((out_width - 1) / 2, (out_height - 1) / 2), inverse)
-    to_grid = _diagonal((2 / width, 2 / height), (1 / width - 1, 1 / height - 1), inverse)
-    theta = compose(to_grid, compose(inverse, to_pixels)).to(images.device, images.dtype)
-    grid = F.affine_grid(theta, [len(images), images.shape[1], out_height, out_width], align_corners=False)
+    to_grid = compose(_diagonal((2 / width, 2 / height), (1 / width - 1, 1 / height - 1), inverse), inverse)
+    rows, columns = (torch.arange(side, dtype=torch.float64, device=inverse.device) for side in size)
+    # An affine map is a sum of one vector for each column and one for each row, and only the sum is large.
+    across = columns.view(1, 1, -1, 1) * to_grid[:, None, None, :, 0]  # (N, 1, width, 2)
+    down = rows.view(1, -1, 1, 1) * to_grid[:, None, None, :, 1] + to_grid[:, None, None, :, 2]  # (N, height, 1, 2)
+    grid = across.to(images.device, images.dtype) + down.to(images.device, images.dtype)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -1,0 +1,1 @@
+"""Measure how fast the models are, beside other networks: ``python -m benchmarks --help``. Not part of the package."""

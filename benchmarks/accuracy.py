@@ -1,0 +1,44 @@
+"""What faster forms cost: PCKh on annotated people."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.contestants import Setting
+from benchmarks.report import Table
+from softgate_pose import create_model, deploy
+from softgate_pose.evaluation import crop_people, evaluate
+from softgate_pose.export import CALIBRATION_IMAGES, export_model, load_onnx
+from softgate_pose.images import normalize
+from softgate_pose.model.network import PoseModel
+from softgate_pose.people import People
+
+__all__ = ["accuracy_table"]
+
+FORMS = ("", "+deploy", "+bf16", "+deploy+bf16", "+int8", "+deploy+int8")
+
+
+def accuracy_table(
+    name: str, people: People, training: People, setting: Setting, *, forms: Sequence[str] = FORMS
+) -> Table:
+    """The figures of weights in several forms, on people that neither they nor the calibration saw."""
+    rows = []
+    for form in forms:
+        model: PoseModel = create_model(name, device=setting.device, channels_last=True)
+        if "+deploy" in form:
+            model = deploy(model)
+        if "+bf16" in form:
+            model = model.to(torch.bfloat16)
+        if "+int8" in form:
+            chosen = range(0, len(training), max(1, len(training) // CALIBRATION_IMAGES))[:CALIBRATION_IMAGES]
+            images = normalize(crop_people(training, chosen, model.config), model.config)
+            with tempfile.TemporaryDirectory() as folder:
+                file = export_model(model, Path(folder) / "model.onnx", calibration=images)
+                model = load_onnx(file, threads=setting.threads)
+        scored = evaluate(model, people)
+        figures = scored.figures
+        rows.append((name + form, figures["limbs"], figures["mean"], figures.get("mean@0.1")))
+    columns = ("weights and form", "limbs", "mean", "mean@0.1")
+    return Table(f"{scored.protocol} of {scored.people} people, without flip test", columns, rows)
