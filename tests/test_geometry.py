@@ -80,6 +80,22 @@ def test_outside_the_image_a_crop_is_zero():
     assert far.eq(0).all()
 
 
+@pytest.mark.parametrize("shift", [(0, 500), (500, 0), (0, -500), (-500, 0)])
+def test_a_crop_beside_the_image_is_zero(shift):
+    box = torch.tensor([[2.0, 3.0, 12.0, 13.0]]) + torch.tensor([shift * 2])
+    crop = geometry.crop(torch.full((1, 20, 30), 200.0), geometry.box_to_crop(box, (10, 10)), (10, 10))
+    assert crop.eq(0).all()
+
+
+def test_what_lies_inside_an_image_reaches_to_its_pixels_outer_edges():
+    """20 wide and 10 high."""
+    on_it = [(0, 0), (19, 9), (-0.5, 4), (19.5, 4), (7, -0.5), (7, 9.5), (12, 5)]
+    off_it = [(-0.6, 4), (19.6, 4), (7, -0.6), (7, 9.6), (-30, -30), (40, 40), (5, 12), (math.nan, 4)]
+    found = geometry.inside(torch.tensor([on_it, [*off_it][: len(on_it)]]), (10, 20))
+    assert found.tolist() == [[True] * 7, [False] * 7]
+    assert not geometry.inside(torch.tensor(off_it[-1]), (10, 20))
+
+
 def test_a_crop_of_a_vast_box_needs_no_vast_memory():
     """Averaged blocks may be far larger than the image; what lies outside it counts as 0."""
     image = torch.full((1, 40, 60), 200.0)

@@ -37,6 +37,8 @@ def test_rendering_a_keypoint_without_a_place_gives_an_empty_map(nowhere):
         (torch.zeros(1, 2, 2), (0, 4), 1.0, "size"),
         (torch.zeros(1, 2, 2), (4.5, 4), 1.0, "whole numbers"),
         (torch.zeros(1, 2, 2), 4, 1.0, "size"),
+        (torch.zeros(1, 2, 2), (4, 4, 4), 1.0, "size"),
+        (torch.zeros(1, 2, 2), "44", 1.0, "size"),
         (torch.zeros(1, 2, 2), (4, 4), 0.0, "sigma"),
         (torch.zeros(1, 2, 2), (4, 4), math.nan, "sigma"),
     ],
@@ -62,7 +64,7 @@ def test_decoding_clean_gaussians_meets_the_documented_error(method, dtype):
 def test_subpixel_decoders_do_not_depend_on_the_maps_scale(method):
     heatmaps = render_heatmaps(torch.tensor([[[9.3, 7.7]]]), (16, 20))
     expected, _ = decode_heatmaps(heatmaps, method)
-    for factor in (1e-6, 1e4):
+    for factor in (1e-6, 1e4, 1e30):
         found, _ = decode_heatmaps(heatmaps * factor, method)
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
 
@@ -96,6 +98,20 @@ def test_quarter_moves_towards_the_higher_neighbour():
 def test_quarter_stays_between_equal_neighbours():
     keypoints, _ = decode_heatmaps(map_of([[0, 0, 0], [1, 3, 1], [0, 0, 0]]), "quarter")
     assert keypoints[0, 0].tolist() == [1, 1]
+
+
+def test_soft_is_the_mean_place_over_the_pixels_there_are():
+    keypoints, _ = decode_heatmaps(map_of([[4, 2, 0], [1, 0, 0], [0, 0, 0]]), "soft")
+    assert keypoints[0, 0].tolist() == pytest.approx([2 / 7, 1 / 7])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_of_one_row_or_column_decodes_along_it(method):
+    across = map_of([[0, 1, 3, 2, 0]])
+    x, y = decode_heatmaps(across, method)[0][0, 0].tolist()
+    assert 2 <= x < 2.5
+    assert y == 0
+    assert decode_heatmaps(across.transpose(-1, -2), method)[0][0, 0].tolist() == [y, x]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -24,7 +24,7 @@ def test_distances_by_hand():
 def test_unlabelled_keypoints_and_people_without_a_length_are_not_scored():
     keypoints = torch.zeros(3, 3, 2)
     labelled = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
-    found = metrics.normalized_distances(keypoints, keypoints, labelled, torch.tensor([1.0, 0.0, 1.0]))
+    found = metrics.normalized_distances(keypoints + 1, keypoints, labelled, torch.tensor([1.0, 0.0, 1.0]))
     assert found.isnan().tolist() == [[False, True, False], [True] * 3, [True] * 3]
     result = metrics.pck(found, NAMES, 0.5)
     assert (result.people, result.left_out) == (1, 2)

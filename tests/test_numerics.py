@@ -40,7 +40,7 @@ def on_the_photo(model, **options):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_batches_of_a_photos_people_agree(name):
-    """To 0.001 pixels of the photo, as docs/concepts.md says."""
+    """To 0.001 pixels of the photo, as docs/numerics.md says."""
     model = create_model(name)
     keypoints, scores = on_the_photo(model)
     for batch_size in (1, 2):
@@ -52,7 +52,7 @@ def test_batches_of_a_photos_people_agree(name):
 @pytest.mark.parametrize("name", BUNDLED)
 @pytest.mark.parametrize(("dtype", "median", "largest"), [(torch.float16, 0.05, 0.5), (torch.bfloat16, 0.2, 1.0)])
 def test_half_precision_moves_keypoints_by_less_than_a_pixel(name, dtype, median, largest):
-    """In pixels of the photo, of the keypoints that are drawn; the bounds are those of docs/concepts.md."""
+    """In pixels of the photo, of the keypoints that are drawn; the bounds are those of docs/numerics.md."""
     exact, scores = on_the_photo(create_model(name))
     try:
         half, _ = on_the_photo(create_model(name, dtype=dtype))
