@@ -164,9 +164,8 @@ def test_a_pickle_is_run_by_no_way_in(entries, tmp_path):
             assert str(caught.value), name
             assert not trap.exists(), f"{name} runs what {file.name} holds"
             file.unlink()
-    with pytest.raises(TypeError):  # the trap works: what it makes is a folder, no tensor
-        torch.tensor(torch.load(tmp_path / "old.pt", weights_only=False)["stem.0.weight"])
-    assert trap.exists()
+    torch.load(tmp_path / "old.pt", weights_only=False)
+    assert trap.exists()  # so the trap works
 
 
 def test_of_an_archive_nothing_is_unpacked(entries, tmp_path):
