@@ -239,7 +239,7 @@ class Results:
         second's, which the next run does again.
         """
         start = self._end
-        self._write({"image": name, **poses.to_dict()})
+        self._write(json.dumps({"image": name, **poses.to_dict()}, allow_nan=False).encode() + b"\n")
         self.done[name] = start
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._stream.fileno())
@@ -266,8 +266,7 @@ class Results:
     def __exit__(self, *error: object) -> None:
         self._stream.close()
 
-    def _write(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    def _write(self, line: bytes) -> None:
         self._stream.write(line)
         self._stream.flush()
         self._end += len(line)
@@ -295,6 +294,8 @@ class Results:
         with self.part.open("rb") as part:
             for line in part:
                 if not line.endswith(b"\n"):
+                    if self._end == 0 and not self._first_line().startswith(line.rstrip(b"\0")):
+                        raise self._damaged()  # it may be somebody's file
                     break
                 row = _parse(line)
                 if self._end == 0:
@@ -304,11 +305,17 @@ class Results:
                 self._end += len(line)
         self._stream.truncate(self._end)
         if self._end == 0:
-            self._write({"settings": self.settings})
+            self._write(self._first_line())
+
+    def _first_line(self) -> bytes:
+        return json.dumps({"settings": self.settings}).encode() + b"\n"
+
+    def _damaged(self) -> ValueError:
+        return ValueError(f"{self.part} is damaged; delete it to start again.")
 
     def _check_settings(self, row: Any) -> None:
         if not isinstance(row, dict) or "settings" not in row:
-            raise ValueError(f"{self.part} is damaged; delete it to start again.")
+            raise self._damaged()
         if row != json.loads(json.dumps({"settings": self.settings})):
             raise ValueError(
                 f"{self.part} is of an interrupted run with other settings ({json.dumps(row)}). "

@@ -135,7 +135,7 @@ def _made(make, *arguments):
 class Config:
     """``PoseConfig.from_json``."""
 
-    weight = 12
+    weight = 20
 
     def __init__(self, place):
         pass
@@ -163,7 +163,7 @@ class Config:
 class Weights:
     """safetensors files and the config beside them, through ``create_model`` and the functions below it."""
 
-    weight = 8
+    weight = 3
 
     def __init__(self, place):
         self.model = tiny()
@@ -185,8 +185,8 @@ class Weights:
         elif kind < 9 and not unchanged:
             config = json_file(rng, self.config, False)
         elif not unchanged:  # a network that would fill any memory
-            large = {"num_stacks": 64, "width": 4096, "depth": 8, "input_size": [4096, 4096], "in_chans": 1024}
-            keys = rng.sample(sorted(large), rng.randrange(1, 6))
+            large = {"num_stacks": 64, "width": 4096, "depth": 5, "input_size": [4096, 4096], "in_chans": 1024}
+            keys = rng.sample(sorted(large), rng.randrange(1, 4))
             config = json.dumps({**self.config, **{key: large[key] for key in keys}}).encode()
         self.file.write_bytes(data)
         (self.place / "config.json").write_bytes(config)
@@ -246,7 +246,7 @@ class Weights:
 class Images:
     """Image files of every format that Pillow writes, through ``open_image``, ``load_image`` and ``predict``."""
 
-    weight = 34
+    weight = 30
 
     def __init__(self, place):
         self.place, self.model = place, tiny()
@@ -351,7 +351,7 @@ def check_people(people, root):
 class Annotations:
     """Annotation files of every kind, read, scored, and now and then predicted for."""
 
-    weight = 26
+    weight = 18
 
     def __init__(self, place):
         self.root = place / "data"
@@ -442,7 +442,7 @@ class Annotations:
 class BoxesFiles:
     """``read_boxes``, and ``predict`` with what it read."""
 
-    weight = 10
+    weight = 12
 
     def __init__(self, place):
         self.place, self.model = place, tiny()
@@ -596,7 +596,7 @@ class PartFiles:
 class CommandLine:
     """``softgate-pose`` with random arguments: an answer, or a message and status 1 or 2."""
 
-    weight = 8
+    weight = 3
 
     def __init__(self, place):
         self.place = place

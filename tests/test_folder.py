@@ -134,6 +134,14 @@ def test_a_damaged_line_is_done_again(part, tmp_path, line):
         assert written == whole[".json"]
 
 
+@pytest.mark.parametrize("content", [b"somebody's notes", b'{"settings": {"model": "y', b"garbage\n", b"\0x"])
+def test_a_part_file_that_is_none_stays_as_it_is(tmp_path, content):
+    (tmp_path / "p.json.part").write_bytes(content)
+    with pytest.raises(ValueError, match=r"p\.json\.part is damaged; delete it to start again"):
+        Results(tmp_path / "p.json", {"model": "x"})
+    assert (tmp_path / "p.json.part").read_bytes() == content
+
+
 def test_lines_that_stand_twice_count_once(part, tmp_path):
     data, whole = part
     lines = data.splitlines(keepends=True)
