@@ -38,7 +38,7 @@ def test_block(block, in_a_clone, capsys):
 
 
 ABLATIONS = shlex.split("--data lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --hold-out 0.3 merges")
-TESTED_ELSEWHERE = {"detect_people.py": "test_detectors.py"}
+TESTED_ELSEWHERE = {"detect_people.py": "test_detectors.py", "predict_with_ray.py": "test_ray.py"}
 """Examples that need what is not here, and the test file that runs them nevertheless, and how."""
 
 EXAMPLES = {path.name: [] for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in TESTED_ELSEWHERE} | {
