@@ -565,6 +565,34 @@ def publish(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
 
 
+@main.command()
+@_model_options
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 lets other machines in.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port.")
+@click.option(
+    "--max-upload",
+    type=click.FloatRange(0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Megabytes a photo may have.",
+)
+@_plain_errors()
+def demo(model_name: str | None, checkpoint: Path | None, device: str, host: str, port: int, max_upload: float) -> None:
+    """Open a page in the browser: a photo, its people, skeletons and heatmaps.
+
+    The page offers all weights that there are, and --model first.
+    """
+    from softgate_pose.demo import build_page, serve
+
+    name, model = _build(model_name, checkpoint, device)
+    others = [other for other in zoo.list_pretrained() if other != name or checkpoint is not None]
+    loaders: dict[str, Callable[[], Any]] = {name if checkpoint is None else f"{name} of {checkpoint}": lambda: model}
+    loaders |= {other: partial(lambda other: _build(other, None, device)[1], other) for other in others}
+    page = build_page(loaders)
+    click.echo(f"Open {serve(page, host=host, port=port, max_upload=max_upload)} in a browser; Ctrl-C stops it.")
+    page.block_thread()
+
+
 def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
     """What is known of how the weights came to be that a model is created with; None for no weights."""
     if checkpoint is None and name.startswith("local-dir:"):

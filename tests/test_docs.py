@@ -135,7 +135,7 @@ def test_a_command_that_does_not_parse_is_found():
 
 
 ABLATIONS = shlex.split("--data lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --hold-out 0.3 merges")
-TESTED_ELSEWHERE = {"detect_people.py": "test_detectors.py"}
+TESTED_ELSEWHERE = {"detect_people.py": "test_detectors.py", "predict_with_ray.py": "test_ray.py"}
 """Examples that need what is not here, and the test file that runs them nevertheless, and how."""
 
 EXAMPLES = {path.name: [] for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in TESTED_ELSEWHERE} | {
@@ -236,6 +236,8 @@ def test_drawings_are_those_that_their_scripts_draw(script, tmp_path, monkeypatc
 INTERNAL = {
     "card.commands",
     "card.data_lines",
+    "demo.draw_boxes",
+    "demo.parse_boxes",
     "export.CALIBRATION_IMAGES",
     "folder",
     "hub",

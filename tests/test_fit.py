@@ -5,6 +5,7 @@ import dataclasses
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -285,12 +286,20 @@ def test_validation_leaves_out_images_that_cannot_be_read(people, tmp_path, capl
 # --- the same run on other machines -------------------------------------------------------------------
 
 
-def test_two_processes_follow_one(lsp_folder, people, tmp_path):
-    """Each of two processes sees one half of every batch; alone, one process sees the halves in turn."""
+def test_two_machines_follow_one(lsp_folder, people, tmp_path):
+    """Each of two launchers' processes sees one half of every batch; alone, one process sees the halves in turn."""
     trained(people, tmp_path / "alone", recipe=dataclasses.replace(RECIPE, accumulate=2))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", "poses"]
+    launch = [sys.executable, "-m", "torch.distributed.run", *nodes, "--rdzv_endpoint", f"127.0.0.1:{port}"]
     command = [*launch, SCRIPT, lsp_folder[0], tmp_path / "two"]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    machines = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for machine in machines:
+        _, told = machine.communicate()
+        assert machine.returncode == 0, told.decode()[-3000:]
     together = load_file(tmp_path / "two" / LAST)
     expected = load_file(tmp_path / "alone" / LAST)
     weights = [key for key in expected if key.startswith("model.") and not key.endswith(("mean", "var", "tracked"))]

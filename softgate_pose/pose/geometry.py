@@ -27,6 +27,7 @@ __all__ = [
     "inside",
     "invert",
     "mirror_crop",
+    "resize_map",
     "rotate_scale_about",
     "transform_points",
     "warp",
@@ -145,6 +146,12 @@ def input_to_heatmap(points: Tensor, stride: float) -> Tensor:
     return (points - (stride - 1) / 2) / stride
 
 
+def resize_map(ratio: float) -> Tensor:
+    """The map of a resize by ``ratio``, which scales pixel edges: x + 1/2 is multiplied; (1, 2, 3)."""
+    shift = (ratio - 1) / 2
+    return torch.tensor([[[ratio, 0, shift], [0, ratio, shift]]], dtype=torch.float64)
+
+
 def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample each image through its own map, bilinearly; outside an image is 0.
 
@@ -201,9 +208,9 @@ def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
         if block > 1:
             # a block that reaches past the part counts zeros there, as outside the image
             part = F.avg_pool2d(part, block, ceil_mode=True, divisor_override=block**2)
-            to_part = compose(_scaled_edges(1 / block), to_part)
+            to_part = compose(resize_map(1 / block), to_part)
         samples = max(1, math.ceil(shrink / block - 1e-6))
-        to_samples = compose(_scaled_edges(samples), compose(matrix[None], invert(to_part)))
+        to_samples = compose(resize_map(samples), compose(matrix[None], invert(to_part)))
         sampled = warp(part, to_samples, (size[0] * samples, size[1] * samples))
         crops[i] = F.avg_pool2d(sampled, samples)[0] if samples > 1 else sampled[0]
     return crops
@@ -226,12 +233,6 @@ def _region_seen(matrix: Tensor, size: tuple[int, int], image_size: Sequence[int
 def _zoom(matrix: Tensor) -> float:
     """By how much a map (2, 3) enlarges lengths."""
     return math.sqrt(abs(float(torch.linalg.det(matrix[:, :2]))))
-
-
-def _scaled_edges(ratio: float) -> Tensor:
-    """The map of a resize by ``ratio``, which scales pixel edges: x + 1/2 is multiplied."""
-    shift = (ratio - 1) / 2
-    return torch.tensor([[[ratio, 0, shift], [0, ratio, shift]]], dtype=torch.float64)
 
 
 def _diagonal(scale: tuple[float, float], shift: tuple[float, float], like: Tensor) -> Tensor:
