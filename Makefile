@@ -1,21 +1,28 @@
 # Run `make` to see what there is. Every target sets up what it needs in .venv by itself.
 
 PYTHON ?= python3
+OLD_PYTHON ?= $(or $(shell command -v python3.10),$(PYTHON))
 BIN := .venv/bin
+SEED := $(or $(SEED),$(shell date +%s))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs serve format tables bench package clean
+.PHONY: help demo test test-lowest lint types docs serve format tables bench package clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
 demo: .venv/installed  ## Draw the skeletons of the people in a real photo, with the bundled weights
 	$(BIN)/softgate-pose predict examples/photo.jpg --boxes examples/boxes.json --flip-test \
 		--out out/poses.json --pictures out --overwrite
 	@echo "Open out/photo.jpg."
 
-test: .venv/installed-dev  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: .venv/installed-dev  ## Run all tests, in a random order; SEED=N repeats one
+	@echo "The order of the tests: make test SEED=$(SEED)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --randomly-seed=$(SEED)
+
+test-lowest: .venv-lowest/installed  ## Run all tests with the oldest versions that are supported, on Python 3.10
+	@echo "The order of the tests: make test-lowest SEED=$(SEED)"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --randomly-seed=$(SEED)
 
 lint: .venv/installed-dev  ## Check style
 	$(BIN)/ruff check .
@@ -47,7 +54,7 @@ package: .venv/installed-dev  ## Build the wheel, of at most 120 MB, and the sou
 	@test -z "$$(find dist -name '*.whl' -size +120000000c)" || { echo "The wheel is larger than 120 MB."; exit 1; }
 
 clean:  ## Remove what was built, .venv included
-	rm -rf .venv build dist site out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest build dist site out .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -58,4 +65,9 @@ clean:  ## Remove what was built, .venv included
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,docs]"
+	@touch $@
+
+.venv-lowest/installed: .ci/lowest.txt pyproject.toml
+	$(OLD_PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .ci/lowest.txt --editable ".[dev]"
 	@touch $@

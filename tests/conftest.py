@@ -117,5 +117,11 @@ def mpii_folder(tmp_path):
 
 
 @pytest.fixture(autouse=True)
+def _same_numbers():
+    """Random numbers do not depend on what ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _quiet_logs(caplog):
     caplog.set_level(logging.WARNING)

@@ -99,7 +99,7 @@ def test_command(words):
     if Path(program).name == "softgate-pose":
         check_softgate_pose(arguments)
     elif program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets)
     elif Path(program).name in ("python", "pytest") and arguments[0] != "-m":
         assert (ROOT / arguments[0]).is_file()
@@ -313,7 +313,7 @@ def test_templates_are_those_that_forges_read():
         assert len({field["id"] for field in form["body"]}) == len(form["body"])
     assert isinstance(yaml.safe_load((folder / "config.yml").read_text("utf-8"))["blank_issues_enabled"], bool)
     text = (ROOT / ".github" / "pull_request_template.md").read_text("utf-8")
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command in re.findall(r"`make ([a-z ]+)`", text):
         assert set(command.split()) <= set(targets)
 
