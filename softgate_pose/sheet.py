@@ -25,7 +25,7 @@ def contact_sheet(
     """People with their predicted skeletons, and a white ring where each keypoint was annotated.
 
     The upper half shows fixed people, spread evenly over the table; the lower half those that were
-    predicted worst.
+    predicted worst. Where all fit into one half, each is shown once, the worst first.
 
     Args:
         people: N annotated people.
@@ -34,11 +34,10 @@ def contact_sheet(
         count: People in each half.
         in_chans: Of the model that predicted.
     """
-    fixed = torch.linspace(0, len(people) - 1, min(count, len(people))).round().long()
-    worst = errors.nan_to_num(-1).argsort(descending=True)[: min(count, len(people))]
-    rows = torch.cat((fixed, worst)).tolist()
-    cells = [_cell(people, predictions, errors, row, in_chans) for row in rows]
-    columns = min(_COLUMNS, len(fixed))
+    worst = errors.nan_to_num(-1).argsort(descending=True)[:count]
+    fixed = torch.linspace(0, len(people) - 1, count).round().long() if len(people) > count else worst[:0]
+    cells = [_cell(people, predictions, errors, row, in_chans) for row in (*fixed.tolist(), *worst.tolist())]
+    columns = min(_COLUMNS, len(worst))
     lines = [cells[: len(fixed)], cells[len(fixed) :]]
     placed = [line[i : i + columns] for line in lines for i in range(0, len(line), columns)]
     sheet = Image.new("RGB", (columns * _CELL, len(placed) * (_CELL + _LABEL)))

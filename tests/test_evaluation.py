@@ -600,7 +600,7 @@ def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source
         with Image.open(sheet) as picture:
             sheets.append(np.asarray(picture.convert("RGB")))
     with_skeletons, without = sheets
-    assert with_skeletons.shape == (2 * (192 + 14), len(people) * 192, 3)
+    assert with_skeletons.shape == (192 + 14, len(people) * 192, 3)  # all of them once
     assert (with_skeletons != without).any()
     assert ((without == 255).all(axis=-1)).sum() > 100 * len(people)  # white rings
     assert "must end in .jpg or .png" in failing("--data", mpii_source, "--sheet", tmp_path / "sheet.gif")
