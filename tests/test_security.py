@@ -177,7 +177,7 @@ def test_of_an_archive_nothing_is_unpacked(entries, tmp_path):
         with pytest.raises((ValueError, OSError, RuntimeError)):
             read(file)
         file.unlink()
-    assert set(tmp_path.rglob("*")) == before
+    assert set(tmp_path.rglob("*")) <= before
     assert not (tmp_path.parent.parent / "trapped").exists()
 
 
