@@ -8,7 +8,7 @@ import softgate_pose
 here = Path(__file__).parent
 boxes = json.loads((here / "boxes.json").read_text())["photo.jpg"]
 
-model = softgate_pose.create_model("sgpose_0m5_1s", pretrained=True)
+model = softgate_pose.create_model("sgpose_1m9_2s", pretrained=True)
 poses = softgate_pose.predict(model, here / "photo.jpg", boxes, flip_test=True)
 
 wrist = poses.keypoint_names.index("right_wrist")

@@ -155,7 +155,10 @@ def read_card(entry: PretrainedEntry) -> dict[str, Any]:
 
 @cache
 def _pretrained() -> Mapping[str, PretrainedEntry]:
-    """All published weights, in the order of ``index.json``: a model's first are its default."""
+    """All published weights, in the order of ``index.json``.
+
+    A model's first are its default, and the first of all are the command line's.
+    """
     rows = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
     entries = [
         PretrainedEntry(
