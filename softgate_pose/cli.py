@@ -516,6 +516,8 @@ def export(name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod |
     from softgate_pose.export import CALIBRATION_IMAGES, export_model
     from softgate_pose.model.deployed import deploy
 
+    if name.endswith(".onnx"):
+        raise ValueError(f"{name} is an exported file; export the model that it was made from.")
     _, model = _build(name, checkpoint, "cpu")
     images = None
     if calibration is not None:

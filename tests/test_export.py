@@ -154,6 +154,9 @@ def test_the_command_exports_and_predict_takes_the_file(tiny_model, photo, tmp_p
     assert load_onnx(tmp_path / "small.onnx").config == tiny_model.config
     refused = runner.invoke(main, ["predict", str(tmp_path / "photo.png"), "--model", file, "--device", "cuda"])
     assert "runs as it is, on the CPU" in refused.output
+    again = runner.invoke(main, ["export", file, str(tmp_path / "again.onnx")])
+    assert isinstance(again.exception, SystemExit)
+    assert "is an exported file; export the model" in again.output
 
 
 def test_exporting_is_not_paid_for_by_those_who_do_not():
