@@ -140,7 +140,8 @@ TESTED_ELSEWHERE = {"detect_people.py": "test_detectors.py", "predict_with_ray.p
 """Examples that need what is not here, and the test file that runs them nevertheless, and how."""
 
 EXAMPLES = {path.name: [] for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in TESTED_ELSEWHERE} | {
-    "ablations.py": ABLATIONS
+    "ablations.py": ABLATIONS,
+    "clean_annotations.py": ["lsp:lsp:train", "lsp/annotations/cleaned.json", "--fill"],
 }
 """Each with the arguments that it needs; the data set is the fixture's."""
 
@@ -178,6 +179,15 @@ def test_ablations_print_the_paper_s_figures_beside_ours_and_train_nothing_twice
     monkeypatch.setattr("softgate_pose.training.loop.fit", lambda *_, **__: pytest.fail("trained again"))
     assert run_example("ablations.py", ABLATIONS, monkeypatch) == 0
     assert capsys.readouterr().out == first
+
+
+def test_ablations_hold_nobody_out_of_data_that_other_people_measure(in_a_clone, lsp_folder, monkeypatch, capsys):
+    given = "--data lsp:lsp:train --measure lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --precision bf16 fast"
+    assert run_example("ablations.py", given.split(), monkeypatch) == 0
+    people = len(read_people("lsp:lsp:train"))
+    printed = capsys.readouterr().out
+    assert f"of {people} people (lsp:lsp:train); measured on {people} people of lsp:lsp:train." in printed
+    assert "| the recipe fast | " in printed
 
 
 def test_the_annotations_that_finetuning_shows_are_read(tmp_path):
