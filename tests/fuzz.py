@@ -299,6 +299,9 @@ class Images:
         for name in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"):
             special.append((name, "RGB", {"save_all": True, "append_images": frames}))
         for number, (name, mode, options) in enumerate(special):
+            kind = options.get("compression")
+            if (kind == "jpeg" and mode == "1") or (kind in ("tiff_ccitt", "group3", "group4") and mode != "1"):
+                continue  # there are no such files, and Pillow 12.0 crashes
             stream = io.BytesIO()
             try:
                 modes[mode].save(stream, format=name, **options)

@@ -207,7 +207,10 @@ def test_weights_of_another_kind_are_refused(tiny_model, tmp_path, dtype):
     folder = save_pretrained(tiny_model, tmp_path / "model")
     tensors = read_tensors(folder / "model.safetensors")
     tensors["heads.0.bias"] = torch.zeros_like(tensors["heads.0.bias"]).to(dtype)
-    save_file(tensors, folder / "model.safetensors")
+    try:
+        save_file(tensors, folder / "model.safetensors")
+    except KeyError:
+        pytest.skip(f"this safetensors cannot write {dtype}")
     with pytest.raises(RuntimeError, match=rf"heads\.0\.bias is of type {dtype}, expected torch\.float32"):
         create_model(f"local-dir:{folder}")
 
