@@ -12,6 +12,7 @@ The result is read as coco:data/lspet:cleaned. Everybody and their boxes stay; o
 Lengths are shares of the longer side of a person's box.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -54,21 +55,22 @@ def clean(people: People, keypoints: Tensor, scores: Tensor, *, fill: bool = Fal
     labels[swap], labelled[swap] = labels[swap][:, mirror], labelled[swap][:, mirror]
 
     confident = scores > CONFIDENT
-    far = labelled & confident & (distances(keypoints) > FAR)
+    distant = distances(keypoints) > FAR
+    far = labelled & confident & distant
     far &= (labelled & ~far).any(dim=1, keepdim=True)  # nobody is left without a keypoint
-    near = labelled & confident & ~far & (distances(keypoints) <= FAR)
+    near = labelled & confident & ~distant
     labels = torch.where(near[..., None], (labels + keypoints) / 2, labels)
     filled = ~labelled & confident if fill else torch.zeros_like(labelled)
     labels = torch.where(filled[..., None], keypoints.double(), labels)
     labelled = labelled & ~far | filled
+    cleaned = dataclasses.replace(people, keypoints=labels * labelled[..., None], labelled=labelled)
     changes = {
         "people whose left and right changed places": int(swap.sum()),
         "labels taken away": int(far.sum()),
         "labels moved": int(near.sum()),
         "labels added": int(filled.sum()),
     }
-    labels = torch.where(labelled[..., None], labels, 0.0)
-    return People(people.skeleton, people.images, labels, labelled, people.boxes, people.head_boxes), changes
+    return cleaned, changes
 
 
 def to_coco(people: People, root: Path) -> dict[str, list[dict[str, object]]]:
@@ -101,13 +103,15 @@ def to_coco(people: People, root: Path) -> dict[str, list[dict[str, object]]]:
 @click.option("--fill", is_flag=True, help="Label what is not labelled.")
 @click.option("--device", default="cpu", show_default=True)
 def main(source: str, out: Path, model_name: str, fill: bool, device: str) -> None:
-    people = read_people(source)
+    people, root = read_people(source), out.parent.parent
+    if not all(image.is_relative_to(root) for image in people.images):  # before the minutes of predicting
+        raise click.UsageError(f"{out} must lie beside the images, as FOLDER/annotations/NAME.json; {root} has none.")
     model = deploy(create_model(model_name, pretrained=True, device=device, dtype=torch.bfloat16))
     predictions = predict_people(model, people, flip_test=True, progress=True)
     seen = predictions.select_keypoints(people.skeleton.keypoints)
     cleaned, changes = clean(people, seen.keypoints, seen.scores, fill=fill)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(to_coco(cleaned, out.parent.parent)))
+    out.write_text(json.dumps(to_coco(cleaned, root)))
     click.echo(f"{len(people)} people with {int(people.labelled.sum())} labels:")
     for what, count in changes.items():
         click.echo(f"{count:7} {what}")

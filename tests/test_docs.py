@@ -190,6 +190,14 @@ def test_ablations_hold_nobody_out_of_data_that_other_people_measure(in_a_clone,
     assert "| the recipe fast | " in printed
 
 
+def test_cleaned_annotations_that_could_not_name_their_images_are_refused_at_once(
+    in_a_clone, lsp_folder, monkeypatch, capsys
+):
+    assert run_example("clean_annotations.py", ["lsp:lsp:train", "other/annotations/cleaned.json"], monkeypatch) == 2
+    assert "must lie beside the images" in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
 def test_the_annotations_that_finetuning_shows_are_read(tmp_path):
     (block,) = re.findall(
         r"^```json\n(.*?)^```", (ROOT / "docs" / "finetune.md").read_text("utf-8"), re.DOTALL | re.MULTILINE

@@ -74,8 +74,8 @@ class DeployedPose(PoseModel):
         """Heatmaps (B, K, H / 4, W / 4) of normalised images (B, C, H, W), as the model itself gives them."""
         self._check(images)
         x = self.stem(images)
-        for hourglass, neck, join in zip(self.hourglasses[:-1], self.necks[:-1], self.joins, strict=True):
-            x = x + join(neck(hourglass(x)))
+        for i, join in enumerate(self.joins):
+            x = x + join(self.necks[i](self.hourglasses[i](x)))
         out: Tensor = self.head(self.necks[-1](self.hourglasses[-1](x)))
         return spatial_softmax(out, self.config.sigma) if self.config.heatmap == "softmax" else out
 
