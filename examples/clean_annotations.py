@@ -63,7 +63,7 @@ def clean(people: People, keypoints: Tensor, scores: Tensor, *, fill: bool = Fal
     filled = ~labelled & confident if fill else torch.zeros_like(labelled)
     labels = torch.where(filled[..., None], keypoints.double(), labels)
     labelled = labelled & ~far | filled
-    cleaned = dataclasses.replace(people, keypoints=labels * labelled[..., None], labelled=labelled)
+    cleaned = dataclasses.replace(people, keypoints=torch.where(labelled[..., None], labels, 0.0), labelled=labelled)
     changes = {
         "people whose left and right changed places": int(swap.sum()),
         "labels taken away": int(far.sum()),
