@@ -15,6 +15,7 @@ from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.model.network import PoseModel
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
+from softgate_pose.writing import written_whole
 
 __all__ = ["CALIBRATION_IMAGES", "OnnxPose", "export_model", "load_onnx"]
 
@@ -83,22 +84,17 @@ def export_model(
     module = plain if decode is None else _Decoded(plain, decode).eval()
     images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
     shapes = {"images": {0: torch.export.Dim("batch")}}
-    part = file.with_name(file.name + ".part")
-    try:
-        with torch.inference_mode():
-            if file.suffix == ".pt2":
-                with part.open("wb") as stream:
-                    torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), stream)
-            else:
-                outputs = ["heatmaps"] if decode is None else ["keypoints", "scores"]
-                program = _to_onnx(module, images, shapes, outputs)
-                program.model.metadata_props[_CONFIG_KEY] = model.config.to_json()
-                program.save(part)
-                if calibration is not None:
-                    _quantize(part, calibration)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(file) as scratch, torch.inference_mode():
+        if file.suffix == ".pt2":
+            with scratch.open("wb") as stream:
+                torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), stream)
+        else:
+            outputs = ["heatmaps"] if decode is None else ["keypoints", "scores"]
+            program = _to_onnx(module, images, shapes, outputs)
+            program.model.metadata_props[_CONFIG_KEY] = model.config.to_json()
+            program.save(scratch)
+            if calibration is not None:
+                _quantize(scratch, calibration)
     return file
 
 

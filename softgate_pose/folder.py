@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from softgate_pose.images import IMAGE_SUFFIXES, open_image
 from softgate_pose.prediction import Poses
+from softgate_pose.writing import written_whole
 
 fcntl: ModuleType | None
 try:
@@ -247,8 +248,8 @@ class Results:
 
     def finish(self, names: Sequence[str]) -> None:
         """Write the output, in the order of ``names``, at once, and drop the part file."""
-        scratch = self.file.with_name(self.file.name + ".writing")
         with (
+            written_whole(self.file) as scratch,
             self.part.open("rb") as part,
             scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
         ):
@@ -256,7 +257,6 @@ class Results:
             _WRITERS[self.file.suffix.lower()](rows, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(scratch, self.file)
         self._stream.close()
         self.part.unlink()
 
@@ -414,9 +414,8 @@ def process(
             continue
         if path is not None and picture is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(path.name + ".part")
-            picture.save(scratch, format="JPEG", quality=92)
-            os.replace(scratch, path)
+            with written_whole(path) as scratch:
+                picture.save(scratch, format="JPEG", quality=92)
         if results is not None:
             results.add(photo.name, poses)
         yield photo, poses, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from softgate_pose.matlab import load_matlab
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import MPII
+from softgate_pose.writing import written_whole
 
 __all__ = ["CocoResult", "Predictions", "read_predictions", "require_keypoints", "write_predictions"]
 
@@ -79,9 +79,8 @@ def write_predictions(file: Path, predictions: Predictions) -> None:
     }
     if predictions.scores is not None:
         data["scores"] = predictions.scores.nan_to_num(0).tolist()
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, file)
+    with written_whole(file) as scratch:
+        scratch.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_predictions(file: Path, people: People) -> Predictions | list[CocoResult]:

@@ -267,6 +267,7 @@ INTERNAL = {
     "training.state",
     "training.watch",
     "weights.check_config",
+    "writing",
 }
 """Modules and names that the rest of the package uses, and users need not."""
 

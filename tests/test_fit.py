@@ -152,7 +152,7 @@ def test_a_full_disk_keeps_the_last_state(people, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert same(load_file(folder / LAST), kept)
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob("*.new"))
     assert same(trained(people, folder), trained(people, tmp_path / "whole"))
     assert before.keys() == kept.keys()
 

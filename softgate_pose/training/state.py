@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from softgate_pose.writing import written_whole
+
 __all__ = ["Progress", "TrainingState"]
 
 logger = logging.getLogger(__name__)
@@ -75,20 +77,19 @@ class TrainingState:
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
         metadata = {"run": json.dumps(self.run), "progress": json.dumps(vars(progress))}
-        part = self.folder / f"{LAST}.part"
+        last = self.folder / LAST
         try:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, part, metadata=metadata)
-            with part.open("rb+") as written:
-                os.fsync(written.fileno())  # the data must be on the disk before the name is
+            with written_whole(last) as scratch:
+                save_file({key: value.contiguous() for key, value in tensors.items()}, scratch, metadata=metadata)
+                with scratch.open("rb+") as written:
+                    os.fsync(written.fileno())  # the data must be on the disk before the name is
+                if self._last_is_whole and last.exists():
+                    os.replace(last, self.folder / PREVIOUS)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise OSError(
-                f"The state of the run cannot be written to {part}: {error}. The one before it is kept; "
+                f"The state of the run cannot be written to {last}: {error}. The one before it is kept; "
                 "give the same command again to go on from there."
             ) from None
-        if self._last_is_whole and (self.folder / LAST).exists():
-            os.replace(self.folder / LAST, self.folder / PREVIOUS)
-        os.replace(part, self.folder / LAST)
         self._last_is_whole = True
 
     def load(self) -> Progress:

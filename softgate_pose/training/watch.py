@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from softgate_pose.writing import written_whole
 
 __all__ = ["RunLog"]
 
@@ -42,9 +43,8 @@ class RunLog:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        part = self.folder / "log.csv.part"
-        part.write_text(text.getvalue(), encoding="utf-8", newline="")
-        os.replace(part, self.folder / "log.csv")
+        with written_whole(self.folder / "log.csv") as scratch:
+            scratch.write_text(text.getvalue(), encoding="utf-8", newline="")
         last = history[-1]
         numbers = {f"epoch/{key}": value for key, value in last.items() if isinstance(value, (int, float))}
         self.scalars(numbers, int(last["step"]))
