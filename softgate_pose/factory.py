@@ -51,7 +51,8 @@ def create_model(
     Args:
         name: One of the above; ``list_models()`` and ``list_pretrained()`` show what there is.
         pretrained: Load the weights. Left out, they are loaded where the name itself means weights:
-            with a tag, ``hf-hub:`` and ``local-dir:``.
+            with a tag, ``hf-hub:`` and ``local-dir:``. False builds the network alone; of a Hub
+            repository it downloads nothing but the config.
         checkpoint: Load these weights instead: a ``.safetensors`` file or a folder. The input size,
             skeleton and normalisation come from it too, if it was saved by this package.
         num_keypoints: Another number of keypoints: 14 are LSP's, 16 MPII's and 17 COCO's; of any other
@@ -112,28 +113,39 @@ def _find(
     """The config that a name stands for, and the weights to load, if any."""
     if not isinstance(name, str):
         raise ValueError(f"A model's name must be a text, got {name!r}. list_models() shows all {len(zoo.MODELS)}.")
-    if name.startswith((_HUB, _LOCAL)):
-        if name.startswith(_HUB):
-            repo, _, revision = name.removeprefix(_HUB).partition("@")
-            found = weights.find_hub(repo, revision or None)
+    found = None
+    if name.startswith(_HUB):
+        repo, _, revision = name.removeprefix(_HUB).partition("@")
+        if pretrained is False or checkpoint is not None:  # its weights need not be downloaded
+            base = weights.read_hub_config(repo, revision or None)
         else:
-            found = weights.find_checkpoint(name.removeprefix(_LOCAL))
-        if found.config is None:
-            raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
-        weights.check_config(found)
-        base = found.config
-        wanted = found if pretrained is not False else None
+            found = weights.find_hub(repo, revision or None)
+            base = _own_config(found)
+    elif name.startswith(_LOCAL):
+        found = weights.find_checkpoint(name.removeprefix(_LOCAL))
+        base = _own_config(found)
+        if pretrained is False:
+            found = None
     else:
         model_name, dot, _ = name.partition(".")
         base = zoo.get_entry(model_name).config
         use = bool(dot) if pretrained is None else pretrained
         if dot or use:
             entry = zoo.get_pretrained(name)
-        wanted = weights.find_published(entry) if use and checkpoint is None else None
+        if use and checkpoint is None:
+            found = weights.find_published(entry)
     if checkpoint is not None:
-        wanted = weights.find_checkpoint(checkpoint)
-        weights.check_config(wanted)
-    return base, wanted
+        found = weights.find_checkpoint(checkpoint)
+        weights.check_config(found)
+    return base, found
+
+
+def _own_config(found: weights.Checkpoint) -> PoseConfig:
+    """The config that weights carry, seen to fit them."""
+    if found.config is None:
+        raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
+    weights.check_config(found)
+    return found.config
 
 
 def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any]) -> PoseConfig:

@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,9 +30,12 @@ __all__ = [
     "find_published",
     "load_tensors",
     "push_to_hub",
+    "read_hub_config",
     "read_tensors",
     "save_pretrained",
 ]
+
+T = TypeVar("T")
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
@@ -72,12 +75,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if "run" in metadata:
         raise ValueError(f"{file} is the state of a training run, not a model; use the folder {file.parent / 'model'}.")
     beside = file.parent / CONFIG_FILE
-    try:
-        if file.name == WEIGHTS_FILE and beside.is_file():
-            return Checkpoint(file, PoseConfig.from_json(beside.read_bytes()))
-        return Checkpoint(file, PoseConfig.from_json(metadata["config"]) if "config" in metadata else None)
-    except ValueError as error:
-        raise ValueError(f"The config of {file} cannot be used: {error}") from None
+    if file.name == WEIGHTS_FILE and beside.is_file():
+        return Checkpoint(file, _parse_config(beside.read_bytes(), file))
+    return Checkpoint(file, _parse_config(metadata["config"], file) if "config" in metadata else None)
 
 
 def find_published(entry: PretrainedEntry) -> Checkpoint:
@@ -121,18 +121,49 @@ def find_hub(repo: str, revision: str | None = None, *, force_download: bool = F
             refuses them.
         ValueError: If the repository's name is malformed, or what came is not safetensors.
     """
-    names = (CONFIG_FILE, WEIGHTS_FILE)
-    folder = hub.download(repo, revision, names, force=force_download)
+    return _from_hub(repo, revision, (CONFIG_FILE, WEIGHTS_FILE), find_checkpoint, force_download)
+
+
+def read_hub_config(repo: str, revision: str | None = None) -> PoseConfig:
+    """The config of weights on the Hugging Face Hub, without the weights.
+
+    Raises:
+        FileNotFoundError: If the repository, the revision or its ``config.json`` does not exist.
+        OSError: If it cannot be downloaded and the cache has no copy; ``PermissionError`` if the Hub
+            refuses it.
+        ValueError: If the repository's name is malformed, or the config is broken.
+    """
+
+    def read(folder: Path) -> PoseConfig:
+        file = folder / CONFIG_FILE
+        return _parse_config(file.read_bytes(), file)
+
+    return _from_hub(repo, revision, (CONFIG_FILE,), read)
+
+
+def _from_hub(
+    repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T], force: bool = False
+) -> T:
+    """What ``read`` makes of the folder of these files, which are downloaded once more if it cannot read them."""
+    folder = hub.download(repo, revision, names, force=force)
     try:
-        return find_checkpoint(folder)
+        return read(folder)
     except ValueError as error:
-        if force_download:
+        if force:
             raise
         try:
             folder = hub.download(repo, revision, names, force=True)
         except OSError as again:
             raise ValueError(f"{error} {again}") from again
-    return find_checkpoint(folder)
+    return read(folder)
+
+
+def _parse_config(text: str | bytes, file: Path) -> PoseConfig:
+    """The config in the JSON that belongs to a file."""
+    try:
+        return PoseConfig.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"The config of {file} cannot be used: {error}") from None
 
 
 def check_config(found: Checkpoint) -> None:

@@ -23,6 +23,14 @@ def test_nothing_but_data_is_fetched(hub, saved):
     assert fetched == {"config.json", "model.safetensors"}
 
 
+def test_the_network_alone_needs_no_download_of_its_weights(hub, saved, tiny_model, tmp_path):
+    hub.commit("someone/tiny", saved)
+    save_pretrained(tiny_model, tmp_path)
+    assert create_model("hf-hub:someone/tiny", pretrained=False).config == tiny_model.config
+    assert_same_weights(create_model("hf-hub:someone/tiny", checkpoint=tmp_path), tiny_model)
+    assert not any("safetensors" in request for request in hub.requests)
+
+
 def test_a_pinned_revision_in_the_cache_needs_no_request(hub, saved, tiny_model):
     revision = hub.commit("someone/tiny", saved)
     hub.commit("someone/tiny", {"config.json": b"{}"})
@@ -51,6 +59,8 @@ def test_a_damaged_file_is_named(hub, saved):
     hub.commit("someone/html", {**saved, "config.json": b"<html>Sign in</html>"})
     with pytest.raises(ValueError, match=r"config of .* cannot be used: .*not JSON"):
         create_model("hf-hub:someone/html")
+    with pytest.raises(ValueError, match=r"config of .* cannot be used: .*not JSON"):
+        create_model("hf-hub:someone/html", pretrained=False)
 
 
 def test_published_weights_are_downloaded_pinned_and_verified(hub, published, tiny_model):
