@@ -53,6 +53,12 @@ def _model_options(command: Callable[P, R]) -> Callable[P, R]:
     return command
 
 
+def _only_one(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str:
+    if len(values) > 1:
+        raise click.BadParameter(f"one data set is scored at a time, got {', '.join(values)}; run it once for each.")
+    return values[0]
+
+
 _flip_test = click.option("--flip-test", is_flag=True, help="Average with the mirrored image: slower, more accurate.")
 _decode = click.option(
     "--decode", type=click.Choice(get_args(DecodeMethod)), default="dark", show_default=True, help="Heatmap decoder."
@@ -234,7 +240,13 @@ def predict(
 
 @main.command()
 @_model_options
-@click.option("--data", required=True, help="KIND:FOLDER:SPLIT, such as mpii:data/mpii:valid or lsp:data/lsp:test.")
+@click.option(
+    "--data",
+    multiple=True,  # only to see a second one, which train takes and which would take this one's place
+    required=True,
+    callback=_only_one,
+    help="KIND:FOLDER:SPLIT, such as mpii:data/mpii:valid or lsp:data/lsp:test.",
+)
 @_flip_test
 @_decode
 @_batch_size

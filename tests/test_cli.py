@@ -415,6 +415,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
         "bare.safetensors, whose training is not recorded" in (tmp_path / "third" / "model" / "README.md").read_text()
     )
     assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
+    twice = failing("evaluate", "--model", name, "--data", "lsp:a:test", "--data", "lsp:b:test")
+    assert "one data set is scored at a time, got lsp:a:test, lsp:b:test; run it once for each" in twice
 
 
 @pytest.mark.parametrize("first", [True, False])
