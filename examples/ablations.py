@@ -5,7 +5,8 @@
 GROUPS are `gates` (the paper's Table II), `merges` (its Table IV), `recipe` (what the recipe `fast` was
 chosen from) and `fast`, that recipe alone, to compare data. Every variant sees the same people, in the same
 order, for the same number of epochs, and is measured on the same held-out people, or on those that --measure
-names. A variant that is done is not trained again; one that was stopped goes on.
+names. With --teacher a trained model teaches each of them. A variant that is done is not trained again; one
+that was stopped goes on.
 """
 
 import json
@@ -21,6 +22,7 @@ from softgate_pose.people import People, concatenate
 from softgate_pose.readers import read_people
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import get_recipe
+from softgate_pose.training.teacher import Teacher
 
 BASE = {"alpha_init": 0.0, "learning_rate": 1e-3, "rotation": 60.0}  # what the recipe `fast` was chosen from
 GATES = {
@@ -56,7 +58,12 @@ PAPER = {
 
 
 def measure(
-    settings: dict[str, Any], model_name: str, splits: tuple[People, People], budget: dict[str, Any], folder: Path
+    settings: dict[str, Any],
+    model_name: str,
+    splits: tuple[People, People],
+    budget: dict[str, Any],
+    teacher: Teacher | None,
+    folder: Path,
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
     done = folder / "result.json"
@@ -65,7 +72,7 @@ def measure(
         torch.manual_seed(recipe.recipe.seed)
         model = create_model(model_name, **recipe.model)
         training, held_out = splits
-        trained = fit(model, training, recipe.recipe, folder, engine=Engine(sheets=False))
+        trained = fit(model, training, recipe.recipe, folder, teacher=teacher, engine=Engine(sheets=False))
         done.write_text(json.dumps(evaluate(trained, held_out).to_dict()))
     return json.loads(done.read_text())
 
@@ -80,6 +87,7 @@ def measure(
 @click.option("--hold-out", default=0.2, show_default=True, help="Share of the images; 0 with --measure.")
 @click.option("--measure", "measured", multiple=True, help="KIND:FOLDER:SPLIT, in place of held-out people.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option("--teacher", "teacher_name", help="A model with weights that teaches.")
 @click.option("--out", type=click.Path(path_type=Path), default="ablations", show_default=True)
 def main(
     groups: tuple[str, ...],
@@ -91,6 +99,7 @@ def main(
     hold_out: float,
     measured: tuple[str, ...],
     precision: str,
+    teacher_name: str | None,
     out: Path,
 ) -> None:
     skeleton = create_model(model_name).config.skeleton
@@ -99,14 +108,16 @@ def main(
     splits = (together, concatenate(others)) if others else together.hold_out(hold_out)
     budget = {"epochs": epochs, "input_size": (size, size), "precision": precision}
     budget |= {"batch_size": batch_size} if batch_size else {}
+    teacher = None if teacher_name is None else Teacher(create_model(teacher_name, pretrained=True))
     click.echo(
         f"{model_name}, {size} px, {epochs} epochs of {len(splits[0])} people ({', '.join(sources)}); "
-        f"measured on {len(splits[1])} {'people of ' + ', '.join(measured) if others else 'held-out people'}."
+        f"measured on {len(splits[1])} {'people of ' + ', '.join(measured) if others else 'held-out people'}"
+        f"{f', taught by {teacher_name}' if teacher else ''}."
     )
     for group in groups:
         for name, settings in GROUPS[group].items():
             folder = out / (name.replace(" ", "-").replace(",", "") if settings else "base")
-            result = measure(settings, model_name, splits, budget, folder)
+            result = measure(settings, model_name, splits, budget, teacher, folder)
             protocol = result["protocol"]
             if name == next(iter(GROUPS[group])):
                 paper = "the paper's PCKh@0.5 (its weights, all of MPII, 2 x 128) | " if group in PAPER else ""

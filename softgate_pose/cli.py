@@ -389,6 +389,17 @@ def evaluate(
     help="Share of the images kept for validation.",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights to start from.")
+@click.option(
+    "--teacher",
+    "teacher_name",
+    metavar="NAME",
+    help="A model with weights, such as sgpose_1m9_2s.sports, whose heatmaps become a part of the targets.",
+)
+@click.option(
+    "--teacher-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The teacher's part of each target; the annotation has the rest.  [default: 0.5]",
+)
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
 @click.option("--licence", help="Of the weights, for the card.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
@@ -416,6 +427,8 @@ def train(
     skeleton: str | None,
     hold_out: float,
     checkpoint: Path | None,
+    teacher_name: str | None,
+    teacher_share: float | None,
     tests: tuple[str, ...],
     licence: str | None,
     device: str,
@@ -435,6 +448,7 @@ def train(
     from softgate_pose.training.loop import Engine
     from softgate_pose.training.recipe import get_recipe
     from softgate_pose.training.run import is_main_process, train_and_save
+    from softgate_pose.training.teacher import Teacher
 
     input_size = None if size is None else (size, size)
     named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
@@ -451,6 +465,12 @@ def train(
         skeleton=read_people(sources[0]).skeleton if skeleton == "data" else skeleton,
         **{key: value for key, value in recipe.model.items() if key not in unused},
     )
+    teacher = None
+    if teacher_name is not None:
+        share = {} if teacher_share is None else {"share": teacher_share}
+        teacher = Teacher(create_model(teacher_name, pretrained=True), name=teacher_name, **share)
+    elif teacher_share is not None:
+        raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(
         model,
         sources,
@@ -461,6 +481,7 @@ def train(
         licence=licence,
         command="softgate-pose " + shlex.join(sys.argv[1:]),
         before=before,
+        teacher=teacher,
         engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
         report=_print_epoch,
         report_test=_print_test,

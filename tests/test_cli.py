@@ -398,13 +398,16 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
     assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
 
-    # go on from these weights
+    # go on from these weights, and be taught by them
     arguments[1], arguments[5] = name, str(tmp_path / "second")
+    assert "--teacher-share needs --teacher" in failing(*arguments, "--teacher-share", "0.3")
+    arguments += ["--teacher", name, "--teacher-share", "0.3"]
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     second = json.loads((tmp_path / "second" / "model" / "training.json").read_text())
     assert second["before"]["command"] == training["command"]
+    assert second["data"] == ["lsp train, 4 people", f"taught by {name}, 30% of each target"]
     card = (tmp_path / "second" / "model" / "README.md").read_text()
     assert card.index(training["command"]) < card.index(second["command"])
 

@@ -115,7 +115,7 @@ def check_softgate_pose(arguments):
     """The command parses, and the models, recipes, settings and sources that it names are right."""
     name, command, rest = main.resolve_command(click.Context(main), arguments)
     given = command.make_context(name, list(rest), parent=click.Context(main)).params
-    for model in (given.get("name"), given.get("model_name")):
+    for model in (given.get("name"), given.get("model_name"), given.get("teacher_name")):
         if model is not None and model.startswith("sgpose_"):
             assert zoo.get_pretrained(model) if "." in model else zoo.get_entry(model)
     if "recipe_name" in given:
@@ -181,12 +181,16 @@ def test_ablations_print_the_paper_s_figures_beside_ours_and_train_nothing_twice
     assert capsys.readouterr().out == first
 
 
-def test_ablations_hold_nobody_out_of_data_that_other_people_measure(in_a_clone, lsp_folder, monkeypatch, capsys):
+def test_ablations_may_have_a_teacher_and_hold_nobody_out_of_data_that_others_measure(
+    in_a_clone, lsp_folder, monkeypatch, capsys
+):
     given = "--data lsp:lsp:train --measure lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --precision bf16 fast"
+    given += " --teacher sgpose_0m5_1s.sports"
     assert run_example("ablations.py", given.split(), monkeypatch) == 0
     people = len(read_people("lsp:lsp:train"))
     printed = capsys.readouterr().out
-    assert f"of {people} people (lsp:lsp:train); measured on {people} people of lsp:lsp:train." in printed
+    measured = f"measured on {people} people of lsp:lsp:train, taught by sgpose_0m5_1s.sports."
+    assert f"of {people} people (lsp:lsp:train); {measured}" in printed
     assert "| the recipe fast | " in printed
 
 

@@ -1,5 +1,6 @@
 """The training loop: what it learns, that it loses nothing, and that many processes do as one."""
 
+import copy
 import csv
 import dataclasses
 import os
@@ -17,11 +18,14 @@ from accelerate import PartialState
 from made_data import dotted_people
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional
 from train_made import CONFIG, RECIPE, trained
 
-from softgate_pose import LSP, Skeleton
+from softgate_pose import LSP, MPII, Skeleton
 from softgate_pose.evaluation import predict_people
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.pose import geometry
+from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
 from softgate_pose.readers import read_lsp, read_mpii_json
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop
@@ -30,6 +34,7 @@ from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
 from softgate_pose.training.run import train_and_save
 from softgate_pose.training.state import LAST, PREVIOUS
+from softgate_pose.training.teacher import Teacher
 
 SCRIPT = Path(__file__).parent / "train_made.py"
 
@@ -56,6 +61,92 @@ def test_training_learns(tmp_path):
     model = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "run", engine=Engine(progress=False))
     error = torch.linalg.vector_norm(predict_people(model, people).keypoints - people.keypoints, dim=-1)
     assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15
+
+
+# --- a teacher --------------------------------------------------------------------------------------
+
+
+def mpii_teacher(share=1.0, **changes):
+    """Of another skeleton, which holds LSP's keypoints in another order."""
+    torch.manual_seed(1)
+    return Teacher(SoftGatePose(CONFIG.replace(**{"skeleton": MPII, "num_stacks": 1, **changes})).eval(), share)
+
+
+def test_a_teacher_teaches_people_whom_nobody_labelled(tmp_path):
+    people = dotted_people(tmp_path, 8)
+    recipe = Recipe(epochs=30, batch_size=8, learning_rate=1e-2, ema_decay=0.8)
+    engine = Engine(progress=False)
+    torch.manual_seed(0)
+    teacher = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "teacher", engine=engine)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    unlabelled = dataclasses.replace(people, labelled=torch.zeros_like(people.labelled))
+    torch.manual_seed(1)
+    pupil = fit(SoftGatePose(CONFIG), unlabelled, recipe, tmp_path / "pupil", teacher=Teacher(teacher), engine=engine)
+    error = torch.linalg.vector_norm(predict_people(pupil, people).keypoints - people.keypoints, dim=-1)
+    assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15
+    assert same(teacher.state_dict(), before)
+
+
+def test_a_teacher_has_its_keypoints_in_an_order_of_its_own():
+    teacher = mpii_teacher()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = teacher.model(images)[:, [MPII.keypoints.index(name) for name in LSP.keypoints]]
+    found = teacher.soft_targets(CONFIG, torch.device("cpu"))(images)
+    torch.testing.assert_close(found, expected)
+    half = Teacher(copy.deepcopy(teacher.model).bfloat16())
+    assert half.identity() != teacher.identity()
+    rounded = half.soft_targets(CONFIG, torch.device("cpu"))(images)
+    torch.testing.assert_close(rounded, expected, atol=0.01, rtol=0.1)
+
+
+def test_a_teacher_sees_images_in_its_own_size_and_its_heatmaps_come_back_where_they_were():
+    soft_targets = mpii_teacher(skeleton=LSP, input_size=(128, 128)).soft_targets(CONFIG, torch.device("cpu"))
+
+    class BrightDots(torch.nn.Module):
+        config = CONFIG.replace(input_size=(128, 128))
+
+        def forward(self, images):
+            assert images.shape[2:] == (128, 128)
+            return functional.avg_pool2d(images.mean(1, keepdim=True).expand(-1, 14, -1, -1), 4)
+
+    soft_targets.network = BrightDots()
+    places = torch.tensor([[[20.0, 41.0]], [[33.5, 12.25]]])
+    dots = render_heatmaps(places, (64, 64), sigma=4.0)
+    found, _ = decode_heatmaps(soft_targets(dots.expand(-1, 3, -1, -1)), "dark")
+    expected = geometry.input_to_heatmap(places, 4).expand(-1, 14, -1)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+def test_a_run_goes_on_with_its_teacher_alone(people, tmp_path):
+    whole = trained(people, tmp_path / "whole", teacher=mpii_teacher(0.5))
+    assert not same(whole, trained(people, tmp_path / "untaught"))
+    trained(people, tmp_path / "run", teacher=mpii_teacher(0.5), stop_after=1)
+    for other in (None, mpii_teacher(0.4), mpii_teacher(0.5, depth=1)):
+        with pytest.raises(ValueError, match=r"of another run: .*teacher\."):
+            trained(people, tmp_path / "run", teacher=other)
+    assert same(trained(people, tmp_path / "run", teacher=mpii_teacher(0.5)), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"skeleton": Skeleton("ball", ["middle"])}, "does not know right_ankle, .*; choose one that does"),
+        ({"mean": (0.0, 0.0, 0.0)}, r"takes images of mean \(0.0, 0.0, 0.0\), the model of \(0"),
+        ({"in_chans": 1, "mean": (0.5,), "std": (0.5,)}, "takes images of in_chans 1, the model of 3"),
+        ({"input_size": (128, 96)}, "inputs of 128x96 px, the model of 64x64, which is another shape"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(people, tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        trained(people, tmp_path / "run", teacher=mpii_teacher(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan")])
+def test_a_teachers_share_is_a_share(share):
+    with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
+        mpii_teacher(share)
 
 
 # --- nothing is lost --------------------------------------------------------------------------------

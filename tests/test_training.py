@@ -154,6 +154,38 @@ def test_unlabelled_keypoints_do_not_reach_the_loss(heatmap):
     assert none == 0
 
 
+@pytest.mark.parametrize("heatmap", ["softmax", "gaussian"])
+def test_a_teacher_shares_each_target_with_the_label(heatmap):
+    """The gradient is that of the label's loss and of a loss against the teacher, in these shares."""
+    config = CONFIG.replace(heatmap=heatmap)
+    generator = torch.Generator().manual_seed(0)
+    keypoints = torch.rand(2, 3, 2, generator=generator) * 60
+    seen = torch.rand(2, 3, 2, generator=generator) * 60
+    teacher = render_heatmaps(geometry.input_to_heatmap(seen, 4), (16, 16), config.sigma)
+    labelled = torch.tensor([[True, True, False], [False, True, True]])
+    every = torch.ones_like(labelled)
+    output = torch.randn(2, 3, 16, 16, generator=generator, requires_grad=True)
+
+    def gradient(points, counted, **taught):
+        output.grad = None
+        (heatmap_loss([output], points, counted, config, **taught) * 12).backward()
+        return output.grad
+
+    of_labels, of_teacher = gradient(keypoints, every), gradient(seen, every)
+    expected = torch.where(labelled[..., None, None], 0.7 * of_labels + 0.3 * of_teacher, 0.3 * of_teacher)
+    found = gradient(keypoints, labelled, soft=teacher, share=0.3)
+    # as many keypoints count, of which two by 0.3
+    torch.testing.assert_close(found * (4 + 2 * 0.3) / 6, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_perfect_pupil_of_a_teacher_has_no_loss():
+    keypoints = torch.tensor([[[21.5, 33.5], [50.0, 10.0]]])
+    seen = render_heatmaps(geometry.input_to_heatmap(keypoints + 9, 4), (16, 16))
+    logits = seen.double().clamp_min(1e-30).log()
+    labelled = torch.zeros(1, 2, dtype=torch.bool)
+    assert heatmap_loss([logits], keypoints, labelled, CONFIG, soft=seen, share=0.5) == pytest.approx(0, abs=1e-5)
+
+
 def test_the_gaussian_loss_is_the_mean_squared_error_over_stacks():
     outputs = [torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)]
     keypoints = torch.rand(2, 3, 2) * 60

@@ -27,6 +27,7 @@ from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.state import TrainingState
+from softgate_pose.training.teacher import Teacher
 from softgate_pose.training.watch import RunLog
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def fit(
     folder: Path,
     *,
     validation: People | None = None,
+    teacher: Teacher | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> SoftGatePose:
@@ -105,6 +107,7 @@ def fit(
         recipe: The recipe.
         folder: Created if missing; of several machines, one that all see.
         validation: Evaluated after each epoch, with the averaged weights.
+        teacher: A trained model whose heatmaps become a part of the targets.
         engine: How to use the machine.
         report: Called after each epoch.
 
@@ -116,8 +119,8 @@ def fit(
         OSError: If a state cannot be written.
         RuntimeError: If the loss or the weights are no longer finite, or an image cannot be read any more.
         ValueError: If there are fewer people than a batch holds, a batch cannot be shared evenly, their
-            skeleton is not the model's, too many images cannot be read, or the folder holds a run of
-            another recipe, model or people.
+            skeleton is not the model's, the teacher cannot teach it, too many images cannot be read, or
+            the folder holds a run of another recipe, model, teacher or people.
     """
     engine = engine or Engine()
     config = model.config
@@ -151,7 +154,7 @@ def fit(
         validation, problems = readable(validation)
         if problems:
             logger.warning("Left out of validation: %s.", some(problems))
-    run = _Run(model, people, recipe, folder, engine, accelerator)
+    run = _Run(model, people, recipe, folder, teacher, engine, accelerator)
     run.train(validation, report)
     return run.result()
 
@@ -177,6 +180,7 @@ class _Run:
         people: People,
         recipe: Recipe,
         folder: Path,
+        teacher: Teacher | None,
         engine: Engine,
         accelerator: Accelerator,
     ) -> None:
@@ -184,11 +188,15 @@ class _Run:
 
         self.model, self.recipe, self.folder, self.engine = model, recipe, folder, engine
         self.accelerator, self.config, self.is_main = accelerator, model.config, accelerator.is_main_process
+        self.soft_targets = None if teacher is None else teacher.soft_targets(self.config, accelerator.device)
+        self.share = 0.0 if teacher is None else teacher.share
         folder.mkdir(parents=True, exist_ok=True)
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizer = _optimizer(model, recipe)
         fixed = {"recipe": recipe.to_dict(), "model": self.config.to_dict(), "people": _fingerprint(people)}
+        if teacher is not None:
+            fixed["teacher"] = teacher.identity()
         averaged = None if self.ema is None else self.ema.module
         self.state = TrainingState(folder, model, averaged, self.optimizer, fixed)
         self.progress = self.state.load()
@@ -354,14 +362,23 @@ class _Run:
 
     def _learn(self, images: Tensor, keypoints: Tensor, labelled: Tensor) -> Tensor:
         with self.accelerator.accumulate(self.network):
-            outputs = self.network(images.contiguous(memory_format=torch.channels_last))
-            loss = heatmap_loss(outputs, keypoints, labelled, self.config)
+            images = images.contiguous(memory_format=torch.channels_last)
+            outputs = self.network(images)
+            loss = heatmap_loss(outputs, keypoints, labelled, self.config, soft=self._soft(images), share=self.share)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.recipe.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
             self.stepper.step()
             self.stepper.zero_grad()
         return loss.detach()
+
+    def _soft(self, images: Tensor) -> Tensor | None:
+        """The teacher's part of the targets, if there is one."""
+        if self.soft_targets is None:
+            return None
+        with self.accelerator.autocast():
+            heatmaps: Tensor = self.soft_targets(images)
+        return heatmaps
 
     def _validate(self, people: People, epoch: int) -> Evaluation:
         model = self.model if self.ema is None else self.ema.module

@@ -18,6 +18,7 @@ from softgate_pose.readers import read_people
 from softgate_pose.training.crops import readable, some
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
+from softgate_pose.training.teacher import Teacher
 from softgate_pose.weights import save_pretrained
 
 __all__ = ["is_main_process", "train_and_save"]
@@ -36,6 +37,7 @@ def train_and_save(
     licence: str | None = None,
     command: str | None = None,
     before: Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
     report_test: Callable[[Mapping[str, Any]], None] | None = None,
@@ -54,6 +56,7 @@ def train_and_save(
         command: The command line, for the card.
         before: The ``training.json`` of the weights that the model came with, if any; its data and
             command become part of this one's.
+        teacher: A trained model whose heatmaps become a part of the targets.
         engine: How to use the machine.
         report: Called after each epoch.
         report_test: Called with each row of the card's tables as it is measured.
@@ -73,7 +76,16 @@ def train_and_save(
     tested = {source: _testable(read_people(source), model, source) for source in tests}
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
-    trained = fit(model, training_people, recipe, folder, validation=held_out, engine=engine, report=report)
+    trained = fit(
+        model,
+        training_people,
+        recipe,
+        folder,
+        validation=held_out,
+        teacher=teacher,
+        engine=engine,
+        report=report,
+    )
     training: dict[str, Any] = {
         "data": [
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
@@ -84,6 +96,10 @@ def train_and_save(
         "command": command,
         "recipe": recipe.to_dict(),
     }
+    if teacher is not None:
+        training["data"].append(
+            f"taught by {teacher.name or teacher.model.config.name}, {teacher.share:.0%} of each target"
+        )
     if before is not None:
         kept = ("data", "held_out", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
