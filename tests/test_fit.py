@@ -119,13 +119,19 @@ def test_a_teacher_sees_images_in_its_own_size_and_its_heatmaps_come_back_where_
 
 
 def test_a_run_goes_on_with_its_teacher_alone(people, tmp_path):
-    whole = trained(people, tmp_path / "whole", teacher=mpii_teacher(0.5))
-    assert not same(whole, trained(people, tmp_path / "untaught"))
-    trained(people, tmp_path / "run", teacher=mpii_teacher(0.5), stop_after=1)
-    for other in (None, mpii_teacher(0.4), mpii_teacher(0.5, depth=1)):
+    recipe = dataclasses.replace(RECIPE, epochs=2, precision="bf16")
+
+    def taught(folder, teacher, **more):
+        return trained(people, tmp_path / folder, recipe, teacher=teacher, **more)
+
+    large = {"input_size": (128, 128)}
+    whole = taught("whole", mpii_teacher(0.5, **large))
+    assert not same(whole, taught("untaught", None))
+    taught("run", mpii_teacher(0.5, **large), stop_after=1)
+    for other in (None, mpii_teacher(0.4, **large), mpii_teacher(0.5, depth=1, **large)):
         with pytest.raises(ValueError, match=r"of another run: .*teacher\."):
-            trained(people, tmp_path / "run", teacher=other)
-    assert same(trained(people, tmp_path / "run", teacher=mpii_teacher(0.5)), whole)
+            taught("run", other)
+    assert same(taught("run", mpii_teacher(0.5, **large)), whole)
 
 
 @pytest.mark.parametrize(

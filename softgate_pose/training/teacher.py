@@ -92,7 +92,7 @@ class _SoftTargets(nn.Module):
         The teacher sees them in the size that it was trained in: people of another size it hardly knows.
         """
         heatmaps: Tensor = self.network(_resized(images, self.network.config.input_size))[:, self.order]
-        return _resized(heatmaps, (images.shape[2] // STRIDE, images.shape[3] // STRIDE))
+        return _resized(heatmaps.float(), (images.shape[2] // STRIDE, images.shape[3] // STRIDE))
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
