@@ -236,7 +236,8 @@ def adapt_tensors(
         model: The network they are for.
 
     Returns:
-        The adapted weights, and one line for each thing that changed.
+        The adapted weights, and one line for each thing that changed. Another input size changes no
+        weight, but is one of them.
     """
     tensors = dict(tensors)
     config, notes = model.config, []
@@ -269,6 +270,11 @@ def adapt_tensors(
     if saved.in_chans != config.in_chans and key in tensors and tensors[key].dim() == 4:
         tensors[key] = _adapt_channels(tensors[key], config.in_chans)
         notes.append(f"stem adapted from {saved.in_chans} to {config.in_chans} input channels")
+    if saved.input_size != config.input_size:
+        learned, now = ("{}x{} px".format(*size) for size in (saved.input_size, config.input_size))
+        notes.append(
+            f"trained at {learned}; at {now} people are of another size, and found less well until trained there"
+        )
     return tensors, notes
 
 

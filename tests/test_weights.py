@@ -255,6 +255,14 @@ def test_another_skeleton_keeps_what_both_name(tiny_model, folder, caplog):
     assert "new and untrained: nose, left_eye" in caplog.text
 
 
+def test_another_input_size_is_warned_of(folder, caplog):
+    """It loads, and predicts worse: nothing else would say so."""
+    create_model(f"local-dir:{folder}")
+    assert not caplog.text
+    assert create_model(f"local-dir:{folder}", input_size=(128, 96)).config.input_size == (128, 96)
+    assert "trained at 64x48 px; at 128x96 px people are of another size" in caplog.text
+
+
 def test_the_folder_of_a_run_says_where_its_model_is(folder):
     run = folder.rename(folder.parent / "run-model")
     (folder.parent / "run").mkdir()
