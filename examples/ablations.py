@@ -63,18 +63,24 @@ def measure(
     splits: tuple[People, People],
     budget: dict[str, Any],
     teacher: Teacher | None,
+    asked: str,
     folder: Path,
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
     done = folder / "result.json"
     recipe = get_recipe("fast").change({**BASE, **budget, **settings})
-    if not done.exists():
+    if done.exists():
+        result = json.loads(done.read_text())
+        if result.get("asked") != asked:
+            raise click.UsageError(f"{done} is of {result.get('asked')}, not of {asked}; choose another --out.")
+    else:
         torch.manual_seed(recipe.recipe.seed)
         model = create_model(model_name, **recipe.model)
         training, held_out = splits
         trained = fit(model, training, recipe.recipe, folder, teacher=teacher, engine=Engine(sheets=False))
-        done.write_text(json.dumps(evaluate(trained, held_out).to_dict()))
-    return json.loads(done.read_text())
+        result = {"asked": asked, **evaluate(trained, held_out).to_dict()}
+        done.write_text(json.dumps(result))
+    return result
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
@@ -109,15 +115,17 @@ def main(
     budget = {"epochs": epochs, "input_size": (size, size), "precision": precision}
     budget |= {"batch_size": batch_size} if batch_size else {}
     teacher = None if teacher_name is None else Teacher(create_model(teacher_name, pretrained=True))
-    click.echo(
-        f"{model_name}, {size} px, {epochs} epochs of {len(splits[0])} people ({', '.join(sources)}); "
+    asked = (
+        f"{model_name}, {size} px, {precision}, {epochs} epochs of {len(splits[0])} people ({', '.join(sources)})"
+        f"{f' in batches of {batch_size}' if batch_size else ''}; "
         f"measured on {len(splits[1])} {'people of ' + ', '.join(measured) if others else 'held-out people'}"
         f"{f', taught by {teacher_name}' if teacher else ''}."
     )
+    click.echo(asked)
     for group in groups:
         for name, settings in GROUPS[group].items():
             folder = out / (name.replace(" ", "-").replace(",", "") if settings else "base")
-            result = measure(settings, model_name, splits, budget, teacher, folder)
+            result = measure(settings, model_name, splits, budget, teacher, asked, folder)
             protocol = result["protocol"]
             if name == next(iter(GROUPS[group])):
                 paper = "the paper's PCKh@0.5 (its weights, all of MPII, 2 x 128) | " if group in PAPER else ""

@@ -22,9 +22,9 @@ def model_card(
         config: Of the saved model.
         training: ``data`` (list of texts), ``held_out`` (text), ``licence`` (an SPDX name or text),
             ``command`` (text), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
-            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's), and
-            ``before`` (the same of the run whose weights this one started from). What is missing is
-            said to be not stated.
+            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's),
+            ``teacher`` (what ``Teacher.to_card`` gives), and ``before`` (the same of the run whose weights
+            this one started from). What is missing is said to be not stated.
         source: The name under which ``create_model`` finds the model.
         sha256: Of ``model.safetensors``.
     """
@@ -104,9 +104,18 @@ def _baseline(rows: Any) -> list[str]:
 def data_lines(training: Mapping[str, Any]) -> list[str]:
     """The data of the run as a list, behind those of the run that it started from."""
     before = data_lines(training["before"]) if "before" in training else []
+    teacher = [_teacher(training["teacher"])] if "teacher" in training else []
     held_out = [f"- held out for validation: {training['held_out']}"] if "held_out" in training else []
-    lines = [f"- {'then ' if before else ''}{data}" for data in training.get("data", ())] + held_out
+    lines = [f"- {'then ' if before else ''}{data}" for data in training.get("data", ())] + teacher + held_out
     return [line for line in before if line not in lines] + lines
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    learned = "; ".join(teacher["data"]) or "what is not stated"
+    return (
+        f"- taught by {teacher['name']} (weights {teacher['weights']}), whose share of a target is "
+        f"{teacher['share']:g}; it had learned from: {learned}; its licence: {teacher['licence'] or 'not stated'}"
+    )
 
 
 def commands(training: Mapping[str, Any]) -> list[str]:

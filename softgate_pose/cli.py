@@ -393,12 +393,13 @@ def evaluate(
     "--teacher",
     "teacher_name",
     metavar="NAME",
-    help="A model with weights, such as sgpose_1m9_2s.sports, whose heatmaps become a part of the targets.",
+    help="A model with weights, such as sgpose_1m9_2s.sports or local-dir:FOLDER, whose heatmaps become a part of the "
+    "targets.",
 )
 @click.option(
     "--teacher-share",
     type=click.FloatRange(0, 1, min_open=True),
-    help="The teacher's part of each target; the annotation has the rest.  [default: 0.5]",
+    help="The teacher's part of a target; the annotation has the rest.  [default: 0.5]",
 )
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
 @click.option("--licence", help="Of the weights, for the card.")
@@ -467,8 +468,12 @@ def train(
     )
     teacher = None
     if teacher_name is not None:
+        try:
+            trained = create_model(teacher_name, pretrained=True)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise ValueError(f"--teacher {teacher_name}: {error}") from None
         share = {} if teacher_share is None else {"share": teacher_share}
-        teacher = Teacher(create_model(teacher_name, pretrained=True), name=teacher_name, **share)
+        teacher = Teacher(trained, name=teacher_name, training=_training_of(teacher_name, None), **share)
     elif teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(

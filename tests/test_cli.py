@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors import safe_open
 
 import softgate_pose.prediction
 from softgate_pose import create_model, list_models, list_pretrained, save_pretrained, zoo
@@ -401,15 +402,22 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     # go on from these weights, and be taught by them
     arguments[1], arguments[5] = name, str(tmp_path / "second")
     assert "--teacher-share needs --teacher" in failing(*arguments, "--teacher-share", "0.3")
+    assert "--teacher sgpose_wide_4s: No weights of" in failing(*arguments, "--teacher", "sgpose_wide_4s")
     arguments += ["--teacher", name, "--teacher-share", "0.3"]
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     second = json.loads((tmp_path / "second" / "model" / "training.json").read_text())
     assert second["before"]["command"] == training["command"]
-    assert second["data"] == ["lsp train, 4 people", f"taught by {name}, 30% of each target"]
+    assert second["data"] == ["lsp train, 4 people"]
+    assert (second["teacher"]["name"], second["teacher"]["share"]) == (name, 0.3)
+    with safe_open(tmp_path / "second" / "last.safetensors", framework="pt") as state:
+        taught = json.loads(state.metadata()["run"])["teacher"]
+    assert (taught["weights"], taught["share"]) == (second["teacher"]["weights"], 0.3)
     card = (tmp_path / "second" / "model" / "README.md").read_text()
     assert card.index(training["command"]) < card.index(second["command"])
+    assert "whose share of a target is 0.3; it had learned from: lsp train, 4 people; " in card
+    assert "its licence: CC0-1.0" in card
 
     (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making

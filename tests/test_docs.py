@@ -16,6 +16,7 @@ import pytest
 import yaml
 from made_data import write_coco
 from PIL import Image
+from safetensors import safe_open
 
 import softgate_pose
 from softgate_pose import zoo
@@ -190,8 +191,14 @@ def test_ablations_may_have_a_teacher_and_hold_nobody_out_of_data_that_others_me
     people = len(read_people("lsp:lsp:train"))
     printed = capsys.readouterr().out
     measured = f"measured on {people} people of lsp:lsp:train, taught by sgpose_0m5_1s.sports."
-    assert f"of {people} people (lsp:lsp:train); {measured}" in printed
+    assert f"of {people} people (lsp:lsp:train) in batches of 2; {measured}" in printed
     assert "| the recipe fast | " in printed
+    with safe_open("ablations/the-recipe-fast/last.safetensors", framework="pt") as state:
+        assert json.loads(state.metadata()["run"])["teacher"]["share"] == 0.5
+
+    untaught = given.partition(" --teacher")[0]
+    assert run_example("ablations.py", untaught.split(), monkeypatch) == 2
+    assert "result.json is of sgpose_0m5_1s, 64 px, bf16, 1 epochs of" in capsys.readouterr().err
 
 
 def test_cleaned_annotations_that_could_not_name_their_images_are_refused_at_once(

@@ -3,6 +3,7 @@
 import copy
 import csv
 import dataclasses
+import math
 import os
 import resource
 import signal
@@ -18,11 +19,11 @@ from accelerate import PartialState
 from made_data import dotted_people
 from PIL import Image
 from safetensors.torch import load_file
-from torch.nn import functional
 from train_made import CONFIG, RECIPE, trained
 
 from softgate_pose import LSP, MPII, Skeleton
 from softgate_pose.evaluation import predict_people
+from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
@@ -100,22 +101,51 @@ def test_a_teacher_has_its_keypoints_in_an_order_of_its_own():
     torch.testing.assert_close(rounded, expected, atol=0.01, rtol=0.1)
 
 
-def test_a_teacher_sees_images_in_its_own_size_and_its_heatmaps_come_back_where_they_were():
-    soft_targets = mpii_teacher(skeleton=LSP, input_size=(128, 128)).soft_targets(CONFIG, torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("side", "own_sigma", "sigma"), [(128, 1.0, 1.0), (192, 1.0, 1.5), (64, 1.0, 2.0), (128, 1.5, 1.0)]
+)
+def test_a_teacher_sees_images_in_its_own_size_and_draws_as_the_model_would(side, own_sigma, sigma):
+    """A perfect teacher's heatmaps become those that a label is drawn as."""
+    config = CONFIG.replace(sigma=sigma)
+    teacher = mpii_teacher(skeleton=LSP, input_size=(side, side), sigma=own_sigma)
+    soft_targets = teacher.soft_targets(config, torch.device("cpu"))
+    places = torch.tensor([[[20.0, 41.0]], [[33.5, 28.25]]])
+    in_its_image = (places + 0.5) * (side / 64) - 0.5
+    dots = torch.rand(2, 3, 64, 64)
 
-    class BrightDots(torch.nn.Module):
-        config = CONFIG.replace(input_size=(128, 128))
+    class Perfect(torch.nn.Module):
+        config = teacher.model.config
 
         def forward(self, images):
-            assert images.shape[2:] == (128, 128)
-            return functional.avg_pool2d(images.mean(1, keepdim=True).expand(-1, 14, -1, -1), 4)
+            assert images.shape == (2, 3, side, side)
+            torch.testing.assert_close(images.mean((2, 3)), dots.mean((2, 3)), atol=0.02, rtol=0)
+            heatmaps = render_heatmaps(geometry.input_to_heatmap(in_its_image, 4), (side // 4, side // 4), own_sigma)
+            return heatmaps.expand(-1, 14, -1, -1)
 
-    soft_targets.network = BrightDots()
-    places = torch.tensor([[[20.0, 41.0]], [[33.5, 12.25]]])
-    dots = render_heatmaps(places, (64, 64), sigma=4.0)
-    found, _ = decode_heatmaps(soft_targets(dots.expand(-1, 3, -1, -1)), "dark")
-    expected = geometry.input_to_heatmap(places, 4).expand(-1, 14, -1)
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+    soft_targets.network = Perfect()
+    found = soft_targets(dots)
+    expected = render_heatmaps(geometry.input_to_heatmap(places, 4), (16, 16), sigma).expand(-1, 14, -1, -1)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
+def test_a_teacher_of_a_smaller_input_has_wider_peaks_in_the_right_places():
+    teacher = mpii_teacher(skeleton=LSP, input_size=(64, 64))
+    soft_targets = teacher.soft_targets(CONFIG.replace(input_size=(128, 128)), torch.device("cpu"))
+    places = torch.tensor([[[20.0, 41.0]], [[33.5, 22.25]]])
+
+    class Perfect(torch.nn.Module):
+        config = teacher.model.config
+
+        def forward(self, images):
+            return render_heatmaps(geometry.input_to_heatmap(places, 4), (16, 16)).expand(-1, 14, -1, -1)
+
+    soft_targets.network = Perfect()
+    found = soft_targets(torch.rand(2, 3, 128, 128))
+    keypoints, scores = decode_heatmaps(found, "dark")
+    expected = geometry.input_to_heatmap((places + 0.5) * 2 - 0.5, 4).expand(-1, 14, -1)
+    torch.testing.assert_close(keypoints, expected, atol=0.05, rtol=0)
+    assert scores.amin() > 0.15
+    torch.testing.assert_close(found.sum((2, 3)), torch.full((2, 14), 2 * math.pi), atol=0.05, rtol=0)  # as a label's
 
 
 def test_a_run_goes_on_with_its_teacher_alone(people, tmp_path):
@@ -128,7 +158,7 @@ def test_a_run_goes_on_with_its_teacher_alone(people, tmp_path):
     whole = taught("whole", mpii_teacher(0.5, **large))
     assert not same(whole, taught("untaught", None))
     taught("run", mpii_teacher(0.5, **large), stop_after=1)
-    for other in (None, mpii_teacher(0.4, **large), mpii_teacher(0.5, depth=1, **large)):
+    for other in (None, mpii_teacher(0.4, **large), mpii_teacher(0.5, depth=1, **large), mpii_teacher(0.5)):
         with pytest.raises(ValueError, match=r"of another run: .*teacher\."):
             taught("run", other)
     assert same(taught("run", mpii_teacher(0.5, **large)), whole)
@@ -140,6 +170,7 @@ def test_a_run_goes_on_with_its_teacher_alone(people, tmp_path):
         ({"skeleton": Skeleton("ball", ["middle"])}, "does not know right_ankle, .*; choose one that does"),
         ({"mean": (0.0, 0.0, 0.0)}, r"takes images of mean \(0.0, 0.0, 0.0\), the model of \(0"),
         ({"in_chans": 1, "mean": (0.5,), "std": (0.5,)}, "takes images of in_chans 1, the model of 3"),
+        ({"heatmap": "gaussian"}, "heatmaps of kind 'gaussian', the model 'softmax'; train with heatmap=gaussian"),
         ({"input_size": (128, 96)}, "inputs of 128x96 px, the model of 64x64, which is another shape"),
     ],
 )
@@ -153,6 +184,11 @@ def test_a_teacher_that_cannot_teach_is_refused(people, tmp_path, changes, match
 def test_a_teachers_share_is_a_share(share):
     with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
         mpii_teacher(share)
+
+
+def test_a_teacher_is_a_model_that_was_trained():
+    with pytest.raises(TypeError, match="is a model from create_model, got DeployedPose"):
+        Teacher(deploy(mpii_teacher().model))
 
 
 # --- nothing is lost --------------------------------------------------------------------------------

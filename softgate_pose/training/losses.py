@@ -37,7 +37,7 @@ def heatmap_loss(
         keypoints: (B, K, 2) as (x, y) in input pixels.
         labelled: (B, K) bool; others do not count, or with a teacher count ``share``.
         config: Kind of heatmap and sigma.
-        soft: A teacher's heatmaps (B, K, h, w), 1 at a perfect peak.
+        soft: A teacher's heatmaps (B, K, h, w), of the config's kind, 1 at a perfect peak.
         share: The teacher's, 0 to 1.
 
     Returns:
@@ -51,7 +51,7 @@ def heatmap_loss(
     if soft is not None:
         taught = soft.flatten(2).to(targets.dtype)
         if config.heatmap == "softmax":
-            taught = _of_sum_1(taught.clamp_min(0))
+            taught = _of_sum_1(taught)
         targets = torch.where(labelled[..., None], targets.lerp(taught, share), taught)
         weights = weights.clamp_min(share)
     if config.heatmap == "softmax":

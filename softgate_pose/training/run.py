@@ -97,11 +97,9 @@ def train_and_save(
         "recipe": recipe.to_dict(),
     }
     if teacher is not None:
-        training["data"].append(
-            f"taught by {teacher.name or teacher.model.config.name}, {teacher.share:.0%} of each target"
-        )
+        training["teacher"] = teacher.to_card()
     if before is not None:
-        kept = ("data", "held_out", "command", "recipe", "before")
+        kept = ("data", "held_out", "teacher", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
     if is_main_process():
         trained.half().float()  # what is measured is what is saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from softgate_pose.card import data_lines
 from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
@@ -27,18 +29,24 @@ class Teacher:
     Attributes:
         model: Has at least the keypoints of the model that is taught; its input may be of another size.
         share: Of the target of a labelled keypoint, above 0 and at most 1: the rest is the label's
-            Gaussian. Where there is no label the teacher's heatmap is the target, with this weight.
+            Gaussian. Where there is no label the teacher's heatmap is the target, and the keypoint
+            counts this share of a labelled one.
         name: Under which ``create_model`` finds it, for the card of what it taught.
+        training: Its ``training.json``, whose data and licence that card repeats.
 
     Raises:
+        TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
         ValueError: If ``share`` is out of range.
     """
 
     model: SoftGatePose
     share: float = 0.5
     name: str | None = None
+    training: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, SoftGatePose):
+            raise TypeError(f"A teacher is a model from create_model, got {type(self.model).__name__}.")
         if not 0 < self.share <= 1:
             raise ValueError(f"A teacher's share must be above 0 and at most 1, got {self.share!r}.")
 
@@ -47,13 +55,26 @@ class Teacher:
         digest = hashlib.sha256()
         for name, values in self.model.state_dict().items():
             digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
-        return {"weights": digest.hexdigest()[:16], "share": self.share}
+        config = {key: value for key, value in self.model.config.to_dict().items() if key != "name"}
+        return {"weights": digest.hexdigest()[:16], "share": self.share, "model": config}
+
+    def to_card(self) -> dict[str, Any]:
+        """What the card of a model that it taught says of it."""
+        known = self.training or {}
+        return {
+            "name": self.name or self.model.config.name,
+            "weights": self.identity()["weights"],
+            "share": self.share,
+            "data": [line.removeprefix("- ") for line in data_lines(known)],
+            "licence": known.get("licence"),
+        }
 
     def soft_targets(self, config: PoseConfig, device: torch.device) -> _SoftTargets:
         """What it teaches a model of that config, on a device.
 
         Raises:
-            ValueError: If the teacher lacks a keypoint, or does not take the same images.
+            ValueError: If the teacher lacks a keypoint, does not take the same images, or gives another
+                kind of heatmap.
         """
         own = self.model.config
         missing = [name for name in config.skeleton.keypoints if name not in own.skeleton.keypoints]
@@ -63,39 +84,62 @@ class Teacher:
             theirs, ours = getattr(own, what), getattr(config, what)
             if theirs != ours:
                 raise ValueError(f"The teacher {own.name} takes images of {what} {theirs}, the model of {ours}.")
+        if own.heatmap != config.heatmap:  # the noise around a Gaussian's peak is no probability
+            raise ValueError(
+                f"The teacher {own.name} gives heatmaps of kind {own.heatmap!r}, the model {config.heatmap!r}; "
+                f"train with heatmap={own.heatmap}, or choose another teacher."
+            )
         (own_height, own_width), (height, width) = own.input_size, config.input_size
         if own_height * width != own_width * height:
             raise ValueError(
                 f"The teacher {own.name} takes inputs of {own_height}x{own_width} px, the model of {height}x{width}, "
                 "which is another shape; choose a size of the same."
             )
-        order = [own.skeleton.keypoints.index(name) for name in config.skeleton.keypoints]
-        return _SoftTargets(self.model, order).to(device, torch.float32)
+        return _SoftTargets(self.model, config).to(device, torch.float32)
 
 
 class _SoftTargets(nn.Module):
-    """What a teacher sees, of the keypoints of the model that is taught.
+    """What a teacher sees, as a network of the given config would.
 
     Args:
         teacher: The model that teaches.
-        order: The taught model's keypoints among the teacher's.
+        config: Of the model that is taught.
     """
 
-    def __init__(self, teacher: SoftGatePose, order: list[int]) -> None:
+    def __init__(self, teacher: SoftGatePose, config: PoseConfig) -> None:
         super().__init__()
-        self.network, self.order = deploy(teacher), order
+        self.network, self.sigma = deploy(teacher), config.sigma
+        self.order = [teacher.config.skeleton.keypoints.index(name) for name in config.skeleton.keypoints]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Heatmaps (B, K, H / 4, W / 4) of normalised images (B, C, H, W); 1 is a perfect peak.
+        """Heatmaps (B, K, H / 4, W / 4) of normalised images (B, C, H, W).
 
         The teacher sees them in the size that it was trained in: people of another size it hardly knows.
         """
-        heatmaps: Tensor = self.network(_resized(images, self.network.config.input_size))[:, self.order]
-        return _resized(heatmaps.float(), (images.shape[2] // STRIDE, images.shape[3] // STRIDE))
+        own = self.network.config
+        size = (images.shape[2], images.shape[3])
+        if size == own.input_size and self.sigma == own.sigma:
+            heatmaps: Tensor = self.network(images)[:, self.order]
+            return heatmaps
+        if size != own.input_size:
+            images = functional.interpolate(images, own.input_size, mode="bilinear", antialias=True)
+        heatmaps = self.network(images)[:, self.order].float()
+        with torch.autocast(images.device.type, enabled=False):
+            for axis in (-2, -1):
+                spread = _spread(heatmaps.shape[axis], size[axis] // STRIDE, own.sigma, self.sigma).to(heatmaps)
+                heatmaps = torch.movedim(torch.movedim(heatmaps, axis, -1) @ spread.T, -1, axis)
+        return heatmaps * (self.sigma / own.sigma) ** 2  # as wide a peak of height 1 as a label's
 
 
-def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[2:] == size:
-        return maps
-    return functional.interpolate(maps, size, mode="bilinear", antialias=True)
+def _spread(count: int, new_count: int, sigma: float, new_sigma: float) -> Tensor:
+    """(new_count, count): what each of so many pixels in a row gives to those of a row of the same length.
+
+    A Gaussian of standard deviation ``sigma`` pixels becomes one of ``new_sigma`` new pixels, or, where it is
+    too wide for that already, one that is as little wider as the gaps between its pixels allow.
+    """
+    scale = new_count / count
+    centres = (torch.arange(count) + 0.5) * scale - 0.5
+    variance = max(new_sigma**2 - (scale * sigma) ** 2, (scale / 2) ** 2)
+    shares = torch.exp(-((torch.arange(new_count)[:, None] - centres) ** 2) / (2 * variance))
+    return shares / shares.sum(dim=0)
