@@ -101,6 +101,21 @@ def test_a_teacher_has_its_keypoints_in_an_order_of_its_own():
     torch.testing.assert_close(rounded, expected, atol=0.01, rtol=0.1)
 
 
+class Perfect(torch.nn.Module):
+    """A network that sees all keypoints at one place of its own input, (B, 1, 2), in images of any size."""
+
+    def __init__(self, config, places, images):
+        super().__init__()
+        self.config, self.places, self.images = config, places, images
+
+    def forward(self, images):
+        height, width = self.config.input_size
+        assert images.shape == (len(self.images), 3, height, width)
+        torch.testing.assert_close(images.mean((2, 3)), self.images.mean((2, 3)), atol=0.02, rtol=0)
+        at = geometry.input_to_heatmap(self.places, 4)
+        return render_heatmaps(at, (height // 4, width // 4), self.config.sigma).expand(-1, 14, -1, -1)
+
+
 @pytest.mark.parametrize(
     ("side", "own_sigma", "sigma"), [(128, 1.0, 1.0), (192, 1.0, 1.5), (64, 1.0, 2.0), (128, 1.5, 1.0)]
 )
@@ -110,20 +125,9 @@ def test_a_teacher_sees_images_in_its_own_size_and_draws_as_the_model_would(side
     teacher = mpii_teacher(skeleton=LSP, input_size=(side, side), sigma=own_sigma)
     soft_targets = teacher.soft_targets(config, torch.device("cpu"))
     places = torch.tensor([[[20.0, 41.0]], [[33.5, 28.25]]])
-    in_its_image = (places + 0.5) * (side / 64) - 0.5
-    dots = torch.rand(2, 3, 64, 64)
-
-    class Perfect(torch.nn.Module):
-        config = teacher.model.config
-
-        def forward(self, images):
-            assert images.shape == (2, 3, side, side)
-            torch.testing.assert_close(images.mean((2, 3)), dots.mean((2, 3)), atol=0.02, rtol=0)
-            heatmaps = render_heatmaps(geometry.input_to_heatmap(in_its_image, 4), (side // 4, side // 4), own_sigma)
-            return heatmaps.expand(-1, 14, -1, -1)
-
-    soft_targets.network = Perfect()
-    found = soft_targets(dots)
+    images = torch.rand(2, 3, 64, 64)
+    soft_targets.network = Perfect(teacher.model.config, (places + 0.5) * (side / 64) - 0.5, images)
+    found = soft_targets(images)
     expected = render_heatmaps(geometry.input_to_heatmap(places, 4), (16, 16), sigma).expand(-1, 14, -1, -1)
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
@@ -132,15 +136,9 @@ def test_a_teacher_of_a_smaller_input_has_wider_peaks_in_the_right_places():
     teacher = mpii_teacher(skeleton=LSP, input_size=(64, 64))
     soft_targets = teacher.soft_targets(CONFIG.replace(input_size=(128, 128)), torch.device("cpu"))
     places = torch.tensor([[[20.0, 41.0]], [[33.5, 22.25]]])
-
-    class Perfect(torch.nn.Module):
-        config = teacher.model.config
-
-        def forward(self, images):
-            return render_heatmaps(geometry.input_to_heatmap(places, 4), (16, 16)).expand(-1, 14, -1, -1)
-
-    soft_targets.network = Perfect()
-    found = soft_targets(torch.rand(2, 3, 128, 128))
+    images = torch.rand(2, 3, 128, 128)
+    soft_targets.network = Perfect(teacher.model.config, places, images)
+    found = soft_targets(images)
     keypoints, scores = decode_heatmaps(found, "dark")
     expected = geometry.input_to_heatmap((places + 0.5) * 2 - 0.5, 4).expand(-1, 14, -1)
     torch.testing.assert_close(keypoints, expected, atol=0.05, rtol=0)

@@ -106,10 +106,19 @@ class _SoftTargets(nn.Module):
         config: Of the model that is taught.
     """
 
+    order: Tensor
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, teacher: SoftGatePose, config: PoseConfig) -> None:
         super().__init__()
-        self.network, self.sigma = deploy(teacher), config.sigma
-        self.order = [teacher.config.skeleton.keypoints.index(name) for name in config.skeleton.keypoints]
+        own = teacher.config
+        self.network = deploy(teacher)
+        self.register_buffer("order", torch.tensor(own.skeleton.indices(config.skeleton.keypoints)))
+        self.as_is = (own.input_size, own.sigma) == (config.input_size, config.sigma)
+        for name, from_side, side in zip(("rows", "columns"), own.input_size, config.input_size, strict=True):
+            self.register_buffer(name, _spread(from_side // STRIDE, side // STRIDE, own.sigma, config.sigma))
+        self.height = (config.sigma / own.sigma) ** 2  # gives as wide a peak as a label's a label's height of 1
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -117,19 +126,14 @@ class _SoftTargets(nn.Module):
 
         The teacher sees them in the size that it was trained in: people of another size it hardly knows.
         """
-        own = self.network.config
-        size = (images.shape[2], images.shape[3])
-        if size == own.input_size and self.sigma == own.sigma:
-            heatmaps: Tensor = self.network(images)[:, self.order]
+        size = self.network.config.input_size
+        if images.shape[2:] != size:
+            images = functional.interpolate(images, size, mode="bilinear", antialias=True)
+        heatmaps: Tensor = self.network(images)[:, self.order]
+        if self.as_is:
             return heatmaps
-        if size != own.input_size:
-            images = functional.interpolate(images, own.input_size, mode="bilinear", antialias=True)
-        heatmaps = self.network(images)[:, self.order].float()
         with torch.autocast(images.device.type, enabled=False):
-            for axis in (-2, -1):
-                spread = _spread(heatmaps.shape[axis], size[axis] // STRIDE, own.sigma, self.sigma).to(heatmaps)
-                heatmaps = torch.movedim(torch.movedim(heatmaps, axis, -1) @ spread.T, -1, axis)
-        return heatmaps * (self.sigma / own.sigma) ** 2  # as wide a peak of height 1 as a label's
+            return self.rows @ heatmaps.float() @ self.columns.T * self.height
 
 
 def _spread(count: int, new_count: int, sigma: float, new_sigma: float) -> Tensor:
