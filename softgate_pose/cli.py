@@ -38,6 +38,15 @@ def _plain_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Say which option an error is about."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
 def _model_options(command: Callable[P, R]) -> Callable[P, R]:
     for option in (
         click.option("--device", default="cpu", show_default=True, help="Where to run, such as cpu or cuda."),
@@ -390,6 +399,13 @@ def evaluate(
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights to start from.")
 @click.option(
+    "--grow-from",
+    "smaller_name",
+    metavar="NAME",
+    help="A narrower model or one of fewer stacks, with weights, such as sgpose_1m9_2s.sports or local-dir:FOLDER, "
+    "whose heatmaps this one gives when training begins.",
+)
+@click.option(
     "--teacher",
     "teacher_name",
     metavar="NAME",
@@ -428,6 +444,7 @@ def train(
     skeleton: str | None,
     hold_out: float,
     checkpoint: Path | None,
+    smaller_name: str | None,
     teacher_name: str | None,
     teacher_share: float | None,
     tests: tuple[str, ...],
@@ -446,6 +463,7 @@ def train(
 
     from softgate_pose.factory import create_model
     from softgate_pose.readers import read_people
+    from softgate_pose.training.growth import grow
     from softgate_pose.training.loop import Engine
     from softgate_pose.training.recipe import get_recipe
     from softgate_pose.training.run import is_main_process, train_and_save
@@ -466,12 +484,18 @@ def train(
         skeleton=read_people(sources[0]).skeleton if skeleton == "data" else skeleton,
         **{key: value for key, value in recipe.model.items() if key not in unused},
     )
+    if smaller_name is not None:
+        if before is not None:
+            raise ValueError(f"--grow-from gives a model its first weights, but {checkpoint or name} has weights.")
+        with _named(f"--grow-from {smaller_name}"):
+            own = model.config
+            smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
+            grow(model, smaller)
+        before = _training_of(smaller_name, None)
     teacher = None
     if teacher_name is not None:
-        try:
+        with _named(f"--teacher {teacher_name}"):
             trained = create_model(teacher_name, pretrained=True)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise ValueError(f"--teacher {teacher_name}: {error}") from None
         share = {} if teacher_share is None else {"share": teacher_share}
         teacher = Teacher(trained, name=teacher_name, training=_training_of(teacher_name, None), **share)
     elif teacher_share is not None:

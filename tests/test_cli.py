@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import softgate_pose.prediction
 from softgate_pose import create_model, list_models, list_pretrained, save_pretrained, zoo
@@ -418,6 +420,20 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert card.index(training["command"]) < card.index(second["command"])
     assert "whose share of a target is 0.3; it had learned from: lsp train, 4 people; " in card
     assert "its licence: CC0-1.0" in card
+
+    # a larger model grows from them
+    assert "gives a model its first weights, but local-dir:" in failing(*arguments, "--grow-from", name)
+    arguments[1], arguments[5] = "sgpose_1m0_2s", str(tmp_path / "grown")
+    assert "--grow-from sgpose_wide_4s: No weights of" in failing(*arguments, "--grow-from", "sgpose_wide_4s")
+    growing = [*arguments, "--grow-from", name]
+    monkeypatch.setattr(sys, "argv", ["softgate-pose", *growing])
+    result = run(*growing)
+    assert result.exit_code == 0, result.output
+    grown = json.loads((tmp_path / "grown" / "model" / "training.json").read_text())
+    assert grown["before"]["command"] == training["command"]
+    head = load_file(out / "model" / "model.safetensors")["heads.0.weight"]
+    grown_head = load_file(tmp_path / "grown" / "model" / "model.safetensors")["heads.1.weight"]
+    torch.testing.assert_close(grown_head, head, atol=0.02, rtol=0)  # after two steps
 
     (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making

@@ -116,7 +116,7 @@ def check_softgate_pose(arguments):
     """The command parses, and the models, recipes, settings and sources that it names are right."""
     name, command, rest = main.resolve_command(click.Context(main), arguments)
     given = command.make_context(name, list(rest), parent=click.Context(main)).params
-    for model in (given.get("name"), given.get("model_name"), given.get("teacher_name")):
+    for model in (given.get("name"), given.get("model_name"), given.get("teacher_name"), given.get("smaller_name")):
         if model is not None and model.startswith("sgpose_"):
             assert zoo.get_pretrained(model) if "." in model else zoo.get_entry(model)
     if "recipe_name" in given:
