@@ -378,7 +378,7 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     assert "There are no weights of this model yet" in none
     labels = [row.split(" | ")[0] for row in measured[2:]]
     assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(known["metrics"])]
-    assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # once for the same people
+    assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # of the first alone
 
 
 def test_links_between_pages_and_files_exist():
