@@ -491,13 +491,13 @@ def train(
             own = model.config
             smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
             grow(model, smaller)
-        before = _training_of(smaller_name, None)
+        before = _training_of(smaller_name, pretrained=True)
     teacher = None
     if teacher_name is not None:
         with _named(f"--teacher {teacher_name}"):
             trained = create_model(teacher_name, pretrained=True)
         share = {} if teacher_share is None else {"share": teacher_share}
-        teacher = Teacher(trained, name=teacher_name, training=_training_of(teacher_name, None), **share)
+        teacher = Teacher(trained, name=teacher_name, training=_training_of(teacher_name, pretrained=True), **share)
     elif teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(
@@ -657,8 +657,11 @@ def demo(model_name: str | None, checkpoint: Path | None, device: str, host: str
     page.block_thread()
 
 
-def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
-    """What is known of how the weights came to be that a model is created with; None for no weights."""
+def _training_of(name: str, checkpoint: Path | None = None, *, pretrained: bool = False) -> dict[str, Any] | None:
+    """What is known of how the weights came to be that a model is created with; None for no weights.
+
+    With ``pretrained`` a model's bare name means its first weights, as it does to ``create_model``.
+    """
     if checkpoint is None and name.startswith("local-dir:"):
         checkpoint = Path(name.removeprefix("local-dir:"))
     if checkpoint is not None:
@@ -666,7 +669,7 @@ def _training_of(name: str, checkpoint: Path | None) -> dict[str, Any] | None:
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     elif name.startswith("hf-hub:"):
         known = {}
-    elif "." in name:
+    elif pretrained or "." in name:
         known = zoo.read_card(zoo.get_pretrained(name))
     else:
         return None

@@ -435,6 +435,17 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     grown_head = load_file(tmp_path / "grown" / "model" / "model.safetensors")["heads.1.weight"]
     torch.testing.assert_close(grown_head, head, atol=0.02, rtol=0)  # after two steps
 
+    # a bare name of bundled weights says as much of them as one with a tag
+    arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "bundled")
+    arguments[arguments.index("--teacher") + 1] = "sgpose_0m5_1s"
+    result = run(*arguments, "--grow-from", "sgpose_0m5_1s")
+    assert result.exit_code == 0, result.output
+    training = json.loads((tmp_path / "bundled" / "model" / "training.json").read_text())
+    known = zoo.read_card(zoo.get_pretrained("sgpose_0m5_1s"))
+    assert training["before"]["data"] == known["data"]
+    assert training["teacher"]["licence"] == known["licence"]
+    assert training["teacher"]["data"]
+
     (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making
     assert run(*arguments, "--checkpoint", tmp_path / "bare.safetensors").exit_code == 0
