@@ -24,6 +24,7 @@ from softgate_pose import create_model, deploy
 from softgate_pose.evaluation import predict_people
 from softgate_pose.people import People
 from softgate_pose.readers import read_people
+from softgate_pose.writing import written_whole
 
 CONFIDENT = 0.3  # score
 FAR = 0.12
@@ -111,7 +112,8 @@ def main(source: str, out: Path, model_name: str, fill: bool, device: str) -> No
     seen = predictions.select_keypoints(people.skeleton.keypoints)
     cleaned, changes = clean(people, seen.keypoints, seen.scores, fill=fill)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(to_coco(cleaned, root)))
+    with written_whole(out) as scratch:
+        scratch.write_text(json.dumps(to_coco(cleaned, root)))
     click.echo(f"{len(people)} people with {int(people.labelled.sum())} labels:")
     for what, count in changes.items():
         click.echo(f"{count:7} {what}")
