@@ -52,7 +52,7 @@ class CocoAnnotations:
         category: The one with keypoints.
         images: COCO's ``images``.
         annotations: Those of the category, numbered from 1, with what COCO's evaluator needs filled in.
-        has_areas: Whether each came with an area; where one did not, it is that of its box.
+        has_areas: Whether everybody who is labelled came with an area; who did not has that of the box.
     """
 
     file: Path
@@ -68,7 +68,7 @@ class CocoAnnotations:
     @property
     def people(self) -> list[dict[str, Any]]:
         """Those that ``read_people`` gives, in its order: no crowds, and with a labelled keypoint."""
-        return [row for row in self.annotations if not row["iscrowd"] and any(row["keypoints"][2::3])]
+        return [row for row in self.annotations if not row["iscrowd"] and row["num_keypoints"]]
 
     def results(self, predictions: Predictions) -> list[CocoResult]:
         """Predictions of ``people`` as COCO's results; a person's score is the mean of its keypoints'.
@@ -107,44 +107,54 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         (category,) = (category for category in data["categories"] if category.get("keypoints"))
-        unlabelled = [0] * (3 * len(category["keypoints"]))
-        rows = [
-            {**row, "keypoints": row.get("keypoints") or unlabelled}
-            for row in data["annotations"]
+        annotations = [
+            {"category_id": category["id"], **_annotation(row, i, 3 * len(category["keypoints"]))}
+            for i, row in enumerate(data["annotations"])
             if row["category_id"] == category["id"]
         ]
-        for row in rows:
-            _check_annotation(row, len(unlabelled))
-        annotations = [
-            {
-                "id": n,  # COCO's evaluator takes an id of 0 for "not matched"
-                "image_id": row["image_id"],
-                "category_id": category["id"],
-                "keypoints": row["keypoints"],
-                "num_keypoints": row.get("num_keypoints", np.count_nonzero(row["keypoints"][2::3])),
-                "bbox": row["bbox"],
-                "area": float(row.get("area", row["bbox"][2] * row["bbox"][3])),
-                "iscrowd": int(row.get("iscrowd", 0)),
-            }
-            for n, row in enumerate(rows, 1)
-        ]
+        for number, row in enumerate(annotations, 1):
+            row["id"] = number  # COCO's evaluator takes an id of 0 for "not matched"
         images = [{"id": image["id"]} for image in data["images"]]
         hash((category["id"], *(image["id"] for image in images)))  # the evaluator's tables are by id
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not in COCO's keypoints layout: {type(error).__name__} {error}.") from None
-    return CocoAnnotations(file, category, images, annotations, all("area" in row for row in rows))
+    without_area = [row for row in annotations if not row["area"] > 0]
+    for row in without_area:
+        row["area"] = float(row["bbox"][2] * row["bbox"][3])
+    has_areas = not any(row["num_keypoints"] for row in without_area)
+    return CocoAnnotations(file, category, images, annotations, has_areas)
 
 
-def _check_annotation(row: dict[str, Any], count: int) -> None:
-    """Raise on what COCO's evaluator would stumble over."""
+def _annotation(row: dict[str, Any], index: int, count: int) -> dict[str, Any]:
+    """What COCO's evaluator needs of an annotation; it would stumble over anything but finite numbers.
+
+    What is null is as if it were not there. Who has no keypoint needs no box, and an area that is not there is 0.
+    """
     hash(row["image_id"])
-    fields = {"keypoints": row["keypoints"], "bbox": row["bbox"]}
-    fields |= {name: [row[name]] for name in ("area", "num_keypoints", "iscrowd") if name in row}
-    for name, values in fields.items():
-        expected = {"keypoints": count, "bbox": 4}.get(name, 1)
+    given = {key: value for key, value in row.items() if value is not None}
+
+    def numbers(name: str, default: list[float], *, single: bool = False) -> list[float]:
+        values = [given[name]] if single and name in given else given.get(name) or default
         array = np.asarray(values)
-        if array.dtype.kind not in "biuf" or array.shape != (expected,) or not (np.abs(array) < 1e100).all():
-            raise ValueError(f"{name} must be {expected} finite numbers, got {reprlib.repr(values)}")
+        if array.dtype.kind not in "biuf" or array.shape != (len(default),) or not (np.abs(array) < 1e100).all():
+            raise ValueError(
+                f"annotation [{index}]: {name} must be {len(default)} finite numbers, got {reprlib.repr(values)}"
+            )
+        return [float(value) for value in values]
+
+    keypoints = numbers("keypoints", [0.0] * count)
+    labelled = sum(visibility > 0 for visibility in keypoints[2::3])
+    if labelled and "bbox" not in given:
+        raise ValueError(f"annotation [{index}]: bbox is missing")
+    (area,), (crowd,) = (numbers(name, [0.0], single=True) for name in ("area", "iscrowd"))
+    return {
+        "image_id": row["image_id"],
+        "keypoints": keypoints,
+        "num_keypoints": labelled,
+        "bbox": numbers("bbox", [0.0] * 4),
+        "area": float(area),
+        "iscrowd": int(crowd),
+    }
 
 
 def score_oks(

@@ -296,7 +296,7 @@ def read_coco(root: Path, split: str) -> People:
     with _naming(layout):
         lists = {name: _list_field(data, name) for name in ("categories", "images", "annotations")}
         category, skeleton = _coco_category(lists["categories"])
-        files = {_key(image, "id"): _field(image, "file_name") for image in lists["images"]}
+        files = _coco_files(lists["images"])
     rows = []
     for i, annotation in enumerate(lists["annotations"]):
         with _naming(f"{layout}: annotation [{i}]"):
@@ -317,6 +317,17 @@ def read_coco(root: Path, split: str) -> People:
 
 def _coco_annotations(root: Path, split: str) -> Path:
     return _find("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
+
+
+def _coco_files(images: list[Any]) -> dict[Any, Any]:
+    """Image id to file name."""
+    files: dict[Any, Any] = {}
+    for image in images:
+        name = _field(image, "file_name")
+        other = files.setdefault(_key(image, "id"), name)
+        if other != name:
+            raise ValueError(f"the image id {image['id']!r} is that of {other!r} and of {name!r}; number them anew")
+    return files
 
 
 def _coco_category(categories: list[Any]) -> tuple[Any, Skeleton]:

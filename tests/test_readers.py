@@ -62,6 +62,10 @@ def dog(**changes):
         ({}, "'categories' is missing"),
         (coco_data(images={}), "'images' must be a list, got a dictionary"),
         (coco_data(images=[{"id": 7}]), "'file_name' is missing"),
+        (
+            coco_data(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]),
+            r"the image id 7 is that of 'a\.jpg' and of 'b\.jpg'; number them anew",
+        ),
         (coco_data(categories=[]), "one category with keypoints, found 0"),
         (
             coco_data(categories=dog() + dog(id=4)),
