@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -13,18 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any, TextIO
 
 from softgate_pose.images import IMAGE_SUFFIXES, open_image
 from softgate_pose.prediction import Poses
-from softgate_pose.writing import written_whole
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: there nothing keeps two runs from one output
-    fcntl = None
+from softgate_pose.writing import lock, written_whole
 
 __all__ = ["OUTPUT_SUFFIXES", "Photo", "Results", "find_photos", "picture_paths", "process", "read_boxes"]
 
@@ -105,8 +99,13 @@ def _names_below(source: Path, leave_out: Path | None) -> Iterator[str]:
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{name}{entry.name}/")
-            elif PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES and _is_file_or_dead_link(entry):
+            elif _is_called_a_photo(entry.name) and _is_file_or_dead_link(entry):
                 waiting.append(f"{name}{entry.name}")
+
+
+def _is_called_a_photo(name: str) -> bool:
+    """Whether a file's name has an image's ending, and is not what macOS keeps beside a photo."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
 
 
 def _is_file_or_dead_link(entry: os.DirEntry[str]) -> bool:
@@ -226,7 +225,10 @@ class Results:
         self.done: dict[str, int] = {}
         self._stream = self.part.open("ab")
         try:
-            self._lock()
+            lock(
+                self._stream,
+                f"{self.part} is being written by another process; wait for it to end, or choose another output.",
+            )
             self._resume()
         except BaseException:
             self._stream.close()
@@ -270,19 +272,6 @@ class Results:
         self._stream.write(line)
         self._stream.flush()
         self._end += len(line)
-
-    def _lock(self) -> None:
-        """Hold the part file until it is closed, by which a killed process lets go of it, too."""
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"{self.part} is being written by another process; wait for it to end, or choose another output."
-            ) from None
-        except OSError:  # a file system without locks
-            return
 
     def _resume(self) -> None:
         """Find what the part file holds, and make it end after its last whole line.
@@ -414,8 +403,14 @@ def process(
             continue
         if path is not None and picture is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as scratch:
-                picture.save(scratch, format="JPEG", quality=92)
+            try:
+                with written_whole(path) as scratch:
+                    picture.save(scratch, format="JPEG", quality=92)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:  # which no other photo need meet
+                    raise
+                yield photo, None, f"{photo.path}: its picture {path} cannot be written: {error.strerror}."
+                continue
         if results is not None:
             results.add(photo.name, poses)
         yield photo, poses, None
@@ -428,7 +423,7 @@ def _base_name(photo: Photo) -> str:
 def _boxes_of(photo: Photo, boxes: Mapping[str, Boxes] | None, *, by_base_name: bool) -> Boxes | None:
     if boxes is None:
         return None
-    for key in (photo.name, str(photo.path), *([_base_name(photo)] if by_base_name else [])):
+    for key in (str(photo.path), photo.name, *([_base_name(photo)] if by_base_name else [])):
         if key in boxes:
             return boxes[key]
     raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")

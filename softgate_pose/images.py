@@ -17,7 +17,9 @@ __all__ = ["IMAGE_SUFFIXES", "ImageSource", "load_image", "normalize", "open_ima
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor"
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 """What a folder is searched for. A file that is named directly may be of any format Pillow reads."""
 
 

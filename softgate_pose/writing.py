@@ -1,13 +1,40 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and by one process at a time."""
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import IO
 
-__all__ = ["written_whole"]
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing keeps two runs from one output
+    fcntl = None
+
+__all__ = ["lock", "written_whole"]
+
+
+def lock(stream: IO[bytes], message: str) -> None:
+    """Hold an open file until it is closed, by which a process that is killed lets go of it, too.
+
+    Without effect on Windows and on file systems without locks.
+
+    Raises:
+        BlockingIOError: With the message, if another process holds it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(message) from None
+    except OSError:  # a file system without locks
+        return
 
 
 @contextmanager
@@ -16,7 +43,8 @@ def written_whole(file: Path) -> Iterator[Path]:
 
     If the block raises, the scratch file goes, and what ``file`` held before stays.
     """
-    scratch = file.with_name(file.name + ".new")
+    # as short as can be: a file's own name may be as long as a name can be
+    scratch = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.new")
     try:
         yield scratch
         os.replace(scratch, file)

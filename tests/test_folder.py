@@ -262,6 +262,36 @@ def test_photos_are_found_in_order_without_following_links_to_folders(tmp_path, 
         find_photos(["x" * 5000])
 
 
+def test_files_that_macos_keeps_beside_photos_are_no_photos(tmp_path, photo):
+    for name in ("a.jpg", "b.jfif", "c.jpe", "d.avif"):
+        (tmp_path / name).touch()
+        (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7")
+    assert [found.name for found in find_photos([tmp_path])] == ["a.jpg", "b.jfif", "c.jpe", "d.avif"]
+
+
+def test_boxes_are_those_of_the_path_that_was_given(tmp_path, photo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    photo.save("sub/a.jpg")
+    boxes = {"a.jpg": [[0.0, 0.0, 10.0, 10.0]], "sub/a.jpg": [[5.0, 5.0, 20.0, 20.0]]}
+    given = []
+    list(process(find_photos(["sub/a.jpg"]), lambda image, boxes: given.append(boxes) or poses_of(), boxes=boxes))
+    assert given == [boxes["sub/a.jpg"]]
+
+
+def test_a_picture_whose_name_is_too_long_fails_alone(tmp_path, photo):
+    """The longest name, of a photo beside one that differs in its ending, has no room for a second ending."""
+    (tmp_path / "in").mkdir()
+    for name in (f"{'a' * 251}.jpg", f"{'a' * 251}.png", "b.jpg"):
+        photo.save(tmp_path / "in" / name)
+    found = find_photos([tmp_path / "in"])
+    paths = picture_paths(found, tmp_path / "drawn")
+    problems = [problem for _, _, problem in process(found, lambda image, boxes: poses_of(), pictures=paths)]
+    assert [problem is None for problem in problems] == [True, False, True]
+    assert "cannot be written: File name too long" in problems[1]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [f"{'a' * 251}.jpg", "b.jpg"]
+
+
 def test_folders_as_deep_as_a_system_allows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(1200):  # deeper than Python recurses

@@ -20,3 +20,17 @@ def test_an_error_leaves_what_was_there_and_no_scratch_file(tmp_path):
         scratch.write_text("afté", encoding="ascii")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert file.read_text() == "before"
+
+
+def test_the_longest_name_that_a_file_may_have(tmp_path):
+    file = tmp_path / f"{'a' * 251}.txt"
+    with written_whole(file) as scratch:
+        scratch.write_text("it")
+    assert file.read_text() == "it"
+
+
+def test_a_file_of_the_same_name_but_for_its_ending_is_no_scratch_file(tmp_path):
+    (tmp_path / "a.txt.new").write_text("somebody's")
+    with written_whole(tmp_path / "a.txt") as scratch:
+        scratch.write_text("it")
+    assert (tmp_path / "a.txt.new").read_text() == "somebody's"
