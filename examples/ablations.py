@@ -5,8 +5,8 @@
 GROUPS are `gates` (the paper's Table II), `merges` (its Table IV), `recipe` (what the recipe `fast` was
 chosen from) and `fast`, that recipe alone, to compare data. Every variant sees the same people, in the same
 order, for the same number of epochs, and is measured on the same held-out people, or on those that --measure
-names. With --teacher a trained model teaches each of them. A variant that is done is not trained again; one
-that was stopped goes on.
+names. With --teacher a trained model teaches each of them; those with another kind of heatmap are left out. A
+variant that is done is not trained again; one that was stopped goes on.
 """
 
 import json
@@ -124,6 +124,9 @@ def main(
     click.echo(asked)
     for group in groups:
         for name, settings in GROUPS[group].items():
+            if teacher is not None and settings.get("heatmap", "softmax") != teacher.model.config.heatmap:
+                click.echo(f"Left out: {name}; its heatmaps are of another kind than the teacher's.", err=True)
+                continue
             folder = out / (name.replace(" ", "-").replace(",", "") if settings else "base")
             result = measure(settings, model_name, splits, budget, teacher, asked, folder)
             protocol = result["protocol"]

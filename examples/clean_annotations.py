@@ -24,6 +24,7 @@ from softgate_pose import create_model, deploy
 from softgate_pose.evaluation import predict_people
 from softgate_pose.people import People
 from softgate_pose.readers import read_people
+from softgate_pose.training.crops import readable, some
 from softgate_pose.writing import written_whole
 
 CONFIDENT = 0.3  # score
@@ -76,7 +77,7 @@ def clean(people: People, keypoints: Tensor, scores: Tensor, *, fill: bool = Fal
 
 def to_coco(people: People, root: Path) -> dict[str, list[dict[str, object]]]:
     """COCO's keypoints layout, with the images' names from ``root`` on."""
-    names = [image.relative_to(root).as_posix() for image in people.images]
+    names = [image.absolute().relative_to(root).as_posix() for image in people.images]
     ids = {name: i for i, name in enumerate(dict.fromkeys(names))}
     edges = [[a + 1, b + 1] for a, b in people.skeleton.edge_indices]
     category = {"id": 1, "name": "person", "keypoints": list(people.skeleton.keypoints), "skeleton": edges}
@@ -104,9 +105,20 @@ def to_coco(people: People, root: Path) -> dict[str, list[dict[str, object]]]:
 @click.option("--fill", is_flag=True, help="Label what is not labelled.")
 @click.option("--device", default="cpu", show_default=True)
 def main(source: str, out: Path, model_name: str, fill: bool, device: str) -> None:
-    people, root = read_people(source), out.parent.parent
-    if not all(image.is_relative_to(root) for image in people.images):  # before the minutes of predicting
-        raise click.UsageError(f"{out} must lie beside the images, as FOLDER/annotations/NAME.json; {root} has none.")
+    # all that can be told before the minutes of predicting
+    if out.exists():
+        raise click.UsageError(f"{out} exists; choose another name, or delete it.")
+    try:
+        people = read_people(source)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    root = out.parent.parent.absolute()
+    beside = all(image.absolute().is_relative_to(root) for image in people.images)
+    if not beside or out.parent.name != "annotations" or out.suffix != ".json":
+        raise click.UsageError(f"{out} must lie beside the images, as FOLDER/annotations/NAME.json.")
+    people, problems = readable(people)
+    if problems:
+        click.echo(f"Left out: {some(problems)}.", err=True)
     model = deploy(create_model(model_name, pretrained=True, device=device, dtype=torch.bfloat16))
     predictions = predict_people(model, people, flip_test=True, progress=True)
     seen = predictions.select_keypoints(people.skeleton.keypoints)

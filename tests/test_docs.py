@@ -209,6 +209,35 @@ def test_cleaned_annotations_that_could_not_name_their_images_are_refused_at_onc
     assert not Path("other").exists()
 
 
+def test_cleaned_annotations_replace_no_others_and_can_be_read(in_a_clone, lsp_folder, monkeypatch, capsys):
+    for name in ("cleaned.json", "labels/cleaned.json", "annotations/cleaned.txt"):  # which no reader would look for
+        assert run_example("clean_annotations.py", ["lsp:lsp:train", f"lsp/{name}"], monkeypatch) == 2
+        assert "as FOLDER/annotations/NAME.json" in capsys.readouterr().err
+    given = ["lsp:lsp:train", str(Path("lsp/annotations/cleaned.json").absolute())]
+    read_people("lsp:lsp:train").images[1].write_bytes(b"no picture")
+    assert run_example("clean_annotations.py", given, monkeypatch) == 0
+    assert "Left out: " in capsys.readouterr().err
+    cleaned = read_people("coco:lsp:cleaned")
+    assert len(cleaned) == len(read_people("lsp:lsp:train")) - 1
+    before = Path(given[1]).read_bytes()
+    assert run_example("clean_annotations.py", given, monkeypatch) == 2
+    assert "exists; choose another name" in capsys.readouterr().err
+    assert Path(given[1]).read_bytes() == before
+
+
+def test_ablations_leave_out_what_a_teacher_cannot_teach(in_a_clone, lsp_folder, monkeypatch, capsys):
+    monkeypatch.setattr("softgate_pose.training.loop.fit", lambda model, *_, **__: model)
+    given = (
+        "--data lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --hold-out 0.3 recipe --teacher sgpose_0m5_1s.sports"
+    )
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
+    assert run_example("ablations.py", given.split(), monkeypatch) == 0
+    printed = capsys.readouterr()
+    assert "Left out: squared error on Gaussians; its heatmaps are of another kind" in printed.err
+    assert "squared error" not in printed.out
+    assert "| the recipe fast |" in printed.out
+
+
 def test_the_annotations_that_finetuning_shows_are_read(tmp_path):
     (block,) = re.findall(
         r"^```json\n(.*?)^```", (ROOT / "docs" / "finetune.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
