@@ -59,6 +59,7 @@ def model_card(
         "",
         f"Weights: {licence or 'not stated'}. The code of softgate_pose is Apache-2.0.",
         "",
+        *_inherited_licences(training),
         *([f"SHA-256 of `model.safetensors`: `{sha256}`", ""] if sha256 else []),
         "## Training data",
         "",
@@ -108,6 +109,16 @@ def data_lines(training: Mapping[str, Any]) -> list[str]:
     held_out = [f"- held out for validation: {training['held_out']}"] if "held_out" in training else []
     lines = [f"- {'then ' if before else ''}{data}" for data in training.get("data", ())] + teacher + held_out
     return [line for line in before if line not in lines] + lines
+
+
+def _inherited_licences(training: Mapping[str, Any]) -> list[str]:
+    """The licences of the weights that these started from, where they are others."""
+    own, found = training.get("licence"), []
+    while "before" in training:
+        training = training["before"]
+        found.append(training.get("licence"))
+    told = [licence for licence in dict.fromkeys(found) if licence and licence != own]
+    return [f"The weights that training started from: {'; '.join(told)}.", ""] if told else []
 
 
 def _teacher(teacher: Mapping[str, Any]) -> str:

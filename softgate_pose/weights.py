@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from softgate_pose import card, hub
 from softgate_pose.config import PoseConfig
@@ -33,6 +33,7 @@ __all__ = [
     "read_hub_config",
     "read_tensors",
     "save_pretrained",
+    "weights_digest",
 ]
 
 T = TypeVar("T")
@@ -300,7 +301,8 @@ def save_pretrained(
     Raises:
         OSError: If it cannot be written.
         TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If a value does not fit into ``dtype``.
+        ValueError: If a value does not fit into ``dtype``, that is no floating point type, or
+            ``training["data"]`` is no list.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
@@ -312,6 +314,12 @@ def _save(
         raise TypeError(
             f"Saved is the model that create_model built, not another form of it; got {type(model).__name__}."
         )
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(
+            f"Weights are saved in a floating point type, such as torch.float16, or with dtype=None; got {dtype}."
+        )
+    if isinstance((training or {}).get("data", []), str):
+        raise ValueError("training['data'] must be a list of texts, one for each data set; got one text.")
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()
@@ -333,6 +341,14 @@ def _save(
         for file in sorted(part.iterdir()):
             os.replace(file, folder / file.name)
     return folder
+
+
+def weights_digest(model: nn.Module) -> str:
+    """What tells a model's weights from others, whatever file they came from: a SHA-256 of their names and values."""
+    digest = hashlib.sha256()
+    for name, values in model.state_dict().items():
+        digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def push_to_hub(

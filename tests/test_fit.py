@@ -3,6 +3,7 @@
 import copy
 import csv
 import dataclasses
+import json
 import math
 import os
 import resource
@@ -27,9 +28,10 @@ from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
-from softgate_pose.readers import read_lsp, read_mpii_json
+from softgate_pose.readers import read_lsp, read_mpii_json, read_people
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop
+from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
@@ -338,6 +340,50 @@ def test_a_run_does_not_go_on_with_another_recipe_and_says_what_differs(people, 
         trained(people.select(range(4)), tmp_path / "run")
     with pytest.raises(ValueError, match=r"model\.gate is 'channel' there, 'scalar' here"):
         trained(people, tmp_path / "run", config=CONFIG.replace(gate="scalar"))
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(people, tmp_path):
+    trained(people, tmp_path / "run", start="a" * 16, stop_after=1)
+    for other in (None, "b" * 16):
+        with pytest.raises(ValueError, match=f"start is 'a{{16}}' there, {other!r} here"):
+            trained(people, tmp_path / "run", start=other)
+    assert same(trained(people, tmp_path / "run", start="a" * 16), trained(people, tmp_path / "whole"))
+
+
+def test_two_runs_do_not_share_a_folder(people, tmp_path):
+    pytest.importorskip("fcntl")
+
+    def another(epoch):
+        with pytest.raises(BlockingIOError, match="run is being trained into by another process; wait for it to end"):
+            trained(people, tmp_path / "run")
+
+    weights = trained(people, tmp_path / "run", report=another)
+    assert same(weights, trained(people, tmp_path / "whole"))
+
+
+def test_what_one_source_holds_out_no_other_trains_on(lsp_folder, tmp_path):
+    """Two lists of the same images, of which each is split by itself."""
+    folder = lsp_folder[0]
+    names = [path.name for path in read_lsp(folder, "train").images]
+    points = [value for k in range(14) for value in (5 + k, 9 + 2 * k, 2)]
+    data = {
+        "categories": [{"id": 1, "name": "person", "keypoints": list(LSP.keypoints)}],
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names[1:])],
+        "annotations": [
+            {"image_id": i, "category_id": 1, "bbox": [0, 0, 30, 50], "keypoints": points}
+            for i in range(len(names[1:]))
+        ],
+    }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "most.json").write_text(json.dumps(data))
+    sources = [f"lsp:{folder}:train", f"coco:{folder}:most"]
+    people = {source: read_people(source).to_skeleton(LSP) for source in sources}
+    alone = [group.hold_out(0.3, 0) for group in people.values()]
+    held_out = {image for _, held in alone for image in held.images}
+    assert any(held_out.intersection(kept.images) for kept, _ in alone)
+    for kept, held in training_run._split(people, 0.3, 0).values():
+        assert held
+        assert not held_out.intersection(kept.images)
 
 
 def test_sides_that_mirroring_does_not_swap_are_warned_of(people, tmp_path, caplog):

@@ -77,16 +77,18 @@ def test_every_weight_of_a_grown_network_learns():
         ({"num_stacks": 1}, "small cannot grow from other, which is larger: num_stacks 2, not at most 1."),
         ({"depth": 2}, "small cannot grow from other: its depth is 2, that one's 1. They may differ in width"),
         ({"gate": "scalar"}, "its gate is 'scalar', that one's 'channel'."),
+        ({"alpha_init": 0.5}, "its alpha_init is 0.5, that one's 0.0."),
         ({"heatmap": "gaussian"}, "its heatmap is 'gaussian', that one's 'softmax'."),
         ({"in_chans": 1, "mean": (0.5,), "std": (0.2,)}, "its in_chans is 1, that one's 3."),
         ({"skeleton": MPII}, "small predicts right_ankle"),
     ],
 )
 def test_networks_that_differ_in_more_than_size_do_not_grow(changes, match):
-    model = network(**changes)
+    shared = {"gate": "fixed"} if "alpha_init" in changes else {}
+    model = network(**shared, **changes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=re.escape(match)):
-        grow(model, network(1, name="other"))
+        grow(model, network(1, name="other", **shared))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

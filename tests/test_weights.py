@@ -77,6 +77,14 @@ def test_a_folder_given_as_the_name_of_a_model_without_weights(tiny_config, fold
     assert model.config == tiny_config
 
 
+def test_weights_are_saved_in_floating_point(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=r"floating point type, such as torch\.float16, .* got torch\.int8"):
+        save_pretrained(tiny_model, tmp_path / "model", dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"training\['data'\] must be a list of texts"):
+        save_pretrained(tiny_model, tmp_path / "model", training={"data": "300 people"})
+    assert not (tmp_path / "model").exists()
+
+
 def test_device_dtype_and_layout():
     model = create_model("sgpose_0m5_1s", dtype=torch.bfloat16, channels_last=True)
     weight = model.stem[0].weight

@@ -51,9 +51,9 @@ def _check(config: PoseConfig, smaller: PoseConfig) -> None:
             f"{config.name} predicts {', '.join(config.skeleton.keypoints)}; {smaller.name}, which it should grow "
             f"from, {', '.join(smaller.skeleton.keypoints)}. Build both with the same skeleton."
         )
-    for name in ("in_chans", "depth", "gate", "merge", "skip", "heatmap", "sigma", "mean", "std"):
+    for name in ("in_chans", "depth", "gate", "alpha_init", "merge", "skip", "heatmap", "sigma", "mean", "std"):
         have, wanted = getattr(smaller, name), getattr(config, name)
-        if have != wanted:
+        if have != wanted and (name != "alpha_init" or config.gate == "fixed"):  # others have learned theirs
             raise ValueError(
                 f"{config.name} cannot grow from {smaller.name}: its {name} is {wanted!r}, that one's {have!r}. "
                 "They may differ in width and num_stacks alone."

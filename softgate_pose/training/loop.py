@@ -8,7 +8,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.state import TrainingState
 from softgate_pose.training.teacher import Teacher
 from softgate_pose.training.watch import RunLog
+from softgate_pose.writing import lock
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -88,6 +89,7 @@ def fit(
     *,
     validation: People | None = None,
     teacher: Teacher | None = None,
+    start: str | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> SoftGatePose:
@@ -108,6 +110,8 @@ def fit(
         folder: Created if missing; of several machines, one that all see.
         validation: Evaluated after each epoch, with the averaged weights.
         teacher: A trained model whose heatmaps become a part of the targets.
+        start: What tells the weights that the model came with from others, if a run that began with others
+            is not to be gone on with.
         engine: How to use the machine.
         report: Called after each epoch.
 
@@ -115,12 +119,13 @@ def fit(
         A model with the moving average of the weights, if the recipe has one, in evaluation mode.
 
     Raises:
+        BlockingIOError: If another process trains into the folder.
         ImportError: If Accelerate is not installed.
         OSError: If a state cannot be written.
         RuntimeError: If the loss or the weights are no longer finite, or an image cannot be read any more.
         ValueError: If there are fewer people than a batch holds, a batch cannot be shared evenly, their
             skeleton is not the model's, the teacher cannot teach it, too many images cannot be read, or
-            the folder holds a run of another recipe, model, teacher or people.
+            the folder holds a run of another recipe, model, start, teacher or people.
     """
     engine = engine or Engine()
     config = model.config
@@ -154,9 +159,23 @@ def fit(
         validation, problems = readable(validation)
         if problems:
             logger.warning("Left out of validation: %s.", some(problems))
-    run = _Run(model, people, recipe, folder, teacher, engine, accelerator)
-    run.train(validation, report)
-    return run.result()
+    if teacher is not None:
+        teacher.require_fit(config)
+    with _held(folder) if accelerator.is_main_process else nullcontext():
+        run = _Run(model, people, recipe, folder, teacher, start, engine, accelerator)
+        run.train(validation, report)
+        return run.result()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other runs from the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as stream:
+        lock(
+            stream, f"{folder} is being trained into by another process; wait for it to end, or choose another folder."
+        )
+        yield
 
 
 class _AllStacks(nn.Module):
@@ -181,6 +200,7 @@ class _Run:
         recipe: Recipe,
         folder: Path,
         teacher: Teacher | None,
+        start: str | None,
         engine: Engine,
         accelerator: Accelerator,
     ) -> None:
@@ -197,6 +217,8 @@ class _Run:
         fixed = {"recipe": recipe.to_dict(), "model": self.config.to_dict(), "people": _fingerprint(people)}
         if teacher is not None:
             fixed["teacher"] = teacher.identity()
+        if start is not None:
+            fixed["start"] = start
         averaged = None if self.ema is None else self.ema.module
         self.state = TrainingState(folder, model, averaged, self.optimizer, fixed)
         self.progress = self.state.load()

@@ -19,7 +19,7 @@ from softgate_pose.training.crops import readable, some
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.teacher import Teacher
-from softgate_pose.weights import save_pretrained
+from softgate_pose.weights import save_pretrained, weights_digest
 
 __all__ = ["is_main_process", "train_and_save"]
 
@@ -55,7 +55,7 @@ def train_and_save(
         licence: Of the weights.
         command: The command line, for the card.
         before: The ``training.json`` of the weights that the model came with, if any; its data and
-            command become part of this one's.
+            command become part of this one's, and its licence is told beside this one's.
         teacher: A trained model whose heatmaps become a part of the targets.
         engine: How to use the machine.
         report: Called after each epoch.
@@ -69,10 +69,9 @@ def train_and_save(
         ValueError: If the data have none of the model's keypoints, or a test cannot be measured; and
             as ``fit``. All that can be told before training is.
     """
-    splits = {
-        source: _of_model(read_people(source), model, source).hold_out(hold_out, recipe.seed)
-        for source in dict.fromkeys(sources)
-    }
+    splits = _split(
+        {source: _of_model(read_people(source), model, source) for source in sources}, hold_out, recipe.seed
+    )
     tested = {source: _testable(read_people(source), model, source) for source in tests}
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
@@ -83,6 +82,7 @@ def train_and_save(
         folder,
         validation=held_out,
         teacher=teacher,
+        start=None if before is None else weights_digest(model)[:16],
         engine=engine,
         report=report,
     )
@@ -91,7 +91,7 @@ def train_and_save(
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
             for source, count in Counter(sources).items()
         ],
-        "held_out": f"{hold_out:.0%} of the images of each, seed {recipe.seed}",
+        "held_out": f"{100 * hold_out:g}% of the images of each, seed {recipe.seed}",
         "licence": licence,
         "command": command,
         "recipe": recipe.to_dict(),
@@ -99,7 +99,7 @@ def train_and_save(
     if teacher is not None:
         training["teacher"] = teacher.to_card()
     if before is not None:
-        kept = ("data", "held_out", "teacher", "command", "recipe", "before")
+        kept = ("data", "held_out", "licence", "teacher", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
     if is_main_process():
         trained.half().float()  # what is measured is what is saved
@@ -114,6 +114,17 @@ def is_main_process() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
+
+
+def _split(people: Mapping[str, People], share: float, seed: int) -> dict[str, tuple[People, People]]:
+    """Each source's (kept, held out): no image that one holds out is kept by another that has it, too."""
+    splits = {source: group.hold_out(share, seed) for source, group in people.items()}
+    files = {image: image.resolve() for group in people.values() for image in group.images}
+    held_out = {files[image] for _, held in splits.values() for image in held.images}
+    return {
+        source: (kept.select([i for i, image in enumerate(kept.images) if files[image] not in held_out]), held)
+        for source, (kept, held) in splits.items()
+    }
 
 
 def _of_model(people: People, model: SoftGatePose, source: str) -> People:

@@ -96,7 +96,7 @@ class TrainingState:
         """Restore the run in the folder, if it holds one.
 
         Raises:
-            ValueError: If it is a run of another recipe, model, teacher or people, or no
+            ValueError: If it is a run of another recipe, model, start, teacher or people, or no
                 state can be read.
         """
         files = [self.folder / name for name in (LAST, PREVIOUS) if (self.folder / name).exists()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from softgate_pose.card import data_lines
 from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.weights import weights_digest
 
 __all__ = ["Teacher"]
 
@@ -52,11 +52,8 @@ class Teacher:
 
     def identity(self) -> dict[str, Any]:
         """What tells what it teaches from what another does, as JSON."""
-        digest = hashlib.sha256()
-        for name, values in self.model.state_dict().items():
-            digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "name"}
-        return {"weights": digest.hexdigest()[:16], "share": self.share, "model": config}
+        return {"weights": weights_digest(self.model)[:16], "share": self.share, "model": config}
 
     def to_card(self) -> dict[str, Any]:
         """What the card of a model that it taught says of it."""
@@ -69,8 +66,8 @@ class Teacher:
             "licence": known.get("licence"),
         }
 
-    def soft_targets(self, config: PoseConfig, device: torch.device) -> _SoftTargets:
-        """What it teaches a model of that config, on a device.
+    def require_fit(self, config: PoseConfig) -> None:
+        """See whether it can teach a model of that config.
 
         Raises:
             ValueError: If the teacher lacks a keypoint, does not take the same images, or gives another
@@ -95,6 +92,10 @@ class Teacher:
                 f"The teacher {own.name} takes inputs of {own_height}x{own_width} px, the model of {height}x{width}, "
                 "which is another shape; choose a size of the same."
             )
+
+    def soft_targets(self, config: PoseConfig, device: torch.device) -> _SoftTargets:
+        """What it teaches a model of that config, on a device; an error as of ``require_fit``."""
+        self.require_fit(config)
         return _SoftTargets(self.model, config).to(device, torch.float32)
 
 
