@@ -199,17 +199,21 @@ def predict(
     from softgate_pose.model.deployed import deploy
     from softgate_pose.model.network import SoftGatePose
     from softgate_pose.prediction import predict as predict_photo
+    from softgate_pose.weights import weights_digest
 
     found = folder.find_photos(photos, leave_out=pictures)
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
     if isinstance(model, SoftGatePose):
-        model = deploy(model)
+        weights, model = weights_digest(model), deploy(model)
+    else:
+        weights = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     drawn = None if pictures is None else folder.picture_paths(found, pictures)
     settings = {
         "photos": [str(source.resolve()) for source in photos],
         "model": name,
         "checkpoint": None if checkpoint is None else str(checkpoint),
+        "weights": weights,
         "boxes": None if boxes is None else hashlib.sha256(json.dumps(boxes).encode()).hexdigest(),
         "flip_test": flip_test,
         "decode": decode,
@@ -304,7 +308,7 @@ def evaluate(
     data COCO's average precision, too. The table says what exactly its protocol counts.
     """
     from softgate_pose import evaluation, oks
-    from softgate_pose.people import concatenate
+    from softgate_pose.people import concatenate, missing_images
     from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
     from softgate_pose.readers import coco_file, read_people
     from softgate_pose.sheet import contact_sheet
@@ -325,6 +329,10 @@ def evaluate(
         raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
 
     people = read_people(data)
+    if sheet is not None or (predictions_file is None and not mean_pose):  # which look at images
+        absent = missing_images(people)
+        if absent:
+            raise FileNotFoundError(f"{data} lacks {len(absent)} of its images; the first is {absent[0]}.")
     annotations_file = coco_file(data)
     annotations, no_precision = None, None
     if annotations_file is not None:
@@ -340,6 +348,8 @@ def evaluate(
             if no_precision is not None:  # which is all that such a file is scored by
                 raise no_precision
             raise ValueError(f"{predictions_file} holds COCO's results, which score on coco: data alone; got {data}.")
+        if sheet is not None and not isinstance(found, Predictions):
+            raise ValueError(f"{predictions_file} holds COCO's results, which do not say whom each is for: no --sheet.")
     elif mean_pose:
         training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
         points = evaluation.mean_pose_keypoints(training, people)
@@ -358,8 +368,6 @@ def evaluate(
         chosen = found.select_keypoints(people.skeleton.keypoints)
         scored = evaluation.score_keypoints(chosen.keypoints, people)
         _print_evaluation(scored)
-        if sheet is not None:
-            contact_sheet(people, chosen, evaluation.person_errors(chosen.keypoints, people)).save(sheet, quality=90)
         row |= {**scored.to_dict(), "definition": scored.definition}
     if annotations is not None:
         scored = oks.score_oks(found, annotations)
@@ -369,6 +377,9 @@ def evaluate(
         click.echo(f"\nWithout average precision. {no_precision}", err=True)
     if json_file is not None:
         json_file.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if sheet is not None and isinstance(found, Predictions):  # at last: an image that cannot be read costs no figure
+        errors = evaluation.person_errors(chosen.keypoints, people)
+        contact_sheet(people, chosen, errors).save(sheet, quality=90)
 
 
 @main.command()
@@ -666,7 +677,7 @@ def _training_of(name: str, checkpoint: Path | None = None, *, pretrained: bool 
         checkpoint = Path(name.removeprefix("local-dir:"))
     if checkpoint is not None:
         file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / zoo.TRAINING_FILE
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known = _read_training(file) if file.is_file() else {}
     elif name.startswith("hf-hub:"):
         known = {}
     elif pretrained or "." in name:
@@ -674,6 +685,16 @@ def _training_of(name: str, checkpoint: Path | None = None, *, pretrained: bool 
     else:
         return None
     return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
+
+
+def _read_training(file: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
+    if not isinstance(known, dict):
+        raise ValueError(f"{file} must hold a JSON object that says how the weights beside it came to be.")
+    return known
 
 
 def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:

@@ -226,6 +226,17 @@ def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, 
     assert "interrupted run with other settings" in message
 
 
+def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
+    tiny_model, model_name, photos, tmp_path, interrupted_third
+):
+    command = ("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+    assert run(*command).exit_code == 130
+    with torch.no_grad():
+        next(tiny_model.parameters()).mul_(2)
+    save_pretrained(tiny_model, tmp_path / "model")
+    assert "interrupted run with other settings" in failing(*command)
+
+
 def test_an_output_is_not_overwritten_unasked(model_name, photos, tmp_path):
     out = tmp_path / "p.json"
     out.write_text("precious")
@@ -342,7 +353,7 @@ def test_broken_boxes_files(model_name, photos, tmp_path, name, content):
 def test_photos_and_folders_that_are_not_there(model_name, tmp_path, photos):
     assert "No photo or folder" in failing("predict", tmp_path / "nothing.jpg", "--model", model_name)
     (tmp_path / "bare").mkdir()
-    assert "holds no images; looked for .bmp" in failing("predict", tmp_path / "bare", "--model", model_name)
+    assert "holds no images; looked for .avif, .bmp" in failing("predict", tmp_path / "bare", "--model", model_name)
     twice = failing("predict", photos / "a.jpg", photos / "more" / "a.jpg", "--model", model_name)
     assert "would both be called 'a.jpg'" in twice
     assert "No boxes file" in failing("predict", photos, "--model", model_name, "--boxes", tmp_path / "no.json")
@@ -401,11 +412,15 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
     assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
 
+    # what is trained further is another run
+    assert "start is None there, '" in failing("train", name, *arguments[2:])
+
     # go on from these weights, and be taught by them
     arguments[1], arguments[5] = name, str(tmp_path / "second")
     assert "--teacher-share needs --teacher" in failing(*arguments, "--teacher-share", "0.3")
     assert "--teacher sgpose_wide_4s: No weights of" in failing(*arguments, "--teacher", "sgpose_wide_4s")
     arguments += ["--teacher", name, "--teacher-share", "0.3"]
+    arguments[arguments.index("--licence") + 1] = "CC-BY-4.0"
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
     result = run(*arguments)
     assert result.exit_code == 0, result.output
@@ -420,6 +435,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     assert card.index(training["command"]) < card.index(second["command"])
     assert "whose share of a target is 0.3; it had learned from: lsp train, 4 people; " in card
     assert "its licence: CC0-1.0" in card
+    assert "Weights: CC-BY-4.0." in card
+    assert "The weights that training started from: CC0-1.0." in card
 
     # a larger model grows from them
     assert "gives a model its first weights, but local-dir:" in failing(*arguments, "--grow-from", name)
@@ -449,6 +466,11 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making
     assert run(*arguments, "--checkpoint", tmp_path / "bare.safetensors").exit_code == 0
+    for content, problem in (("{", "is not JSON"), ("[]", "must hold a JSON object")):
+        (tmp_path / "training.json").write_text(content)
+        message = failing(*arguments, "--checkpoint", tmp_path / "bare.safetensors")
+        assert f"{tmp_path / 'training.json'}" in message
+        assert problem in message
     assert (
         "bare.safetensors, whose training is not recorded" in (tmp_path / "third" / "model" / "README.md").read_text()
     )

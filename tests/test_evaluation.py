@@ -447,6 +447,55 @@ def test_annotations_without_keypoints_count_as_unlabelled(tmp_path):
     assert (result.people, result.left_out) == (1, 2)
 
 
+def test_who_is_labelled_is_what_the_visibilities_say(tmp_path):
+    """Whatever num_keypoints says; and a visibility below 0 is none."""
+    rows = [coco_annotation(n, points_17(n), image_id=n, num_keypoints=0) for n in (1, 2)]
+    rows.append(coco_annotation(3, points_17(3), image_id=3, visible=-1, num_keypoints=17))
+    source = coco_source(tmp_path, rows)
+    people = read_people(source)
+    result = score_oks(Predictions(COCO.keypoints, people.keypoints), annotations_of(source))
+    assert len(people) == result.people == 2
+    assert result.table["AP"] == pytest.approx(100)
+
+
+def test_what_is_null_is_left_out_and_who_has_no_keypoint_needs_no_box(tmp_path):
+    rows = [coco_annotation(1, points_17(), area=None, iscrowd=None, num_keypoints=None)]
+    rows.append({"id": 2, "image_id": 1, "category_id": 1})
+    source = coco_source(tmp_path, rows)
+    result = score_oks(Predictions(COCO.keypoints, read_people(source).keypoints), annotations_of(source))
+    assert (result.people, result.left_out) == (1, 1)
+    assert result.table["AP"] == pytest.approx(100)
+    assert "no area is annotated it is the box's" in result.definition
+
+
+def test_an_area_of_0_is_none(tmp_path):
+    points = points_17()
+    tables = []
+    for name, area in (("zero", {"area": 0}), ("box", {"area": 100 * 100})):
+        source = coco_source(tmp_path / name, [coco_annotation(1, points, **area)])
+        predictions = perturbed(read_people(source), 4)
+        result = score_oks(predictions, annotations_of(source))
+        assert ("it is the box's" in result.definition) == (name == "zero")
+        tables.append(result.table)
+    assert tables[0] == tables[1]
+    assert tables[0]["AP"] > 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"area": "large"}, r"annotation \[1\]: area must be 1 finite numbers, got \['large'\]"),
+        ({"bbox": [0, 0, 1]}, r"annotation \[1\]: bbox must be 4 finite numbers"),
+        ({"bbox": None}, r"annotation \[1\]: bbox is missing"),
+        ({"keypoints": [1, 2, 2]}, r"annotation \[1\]: keypoints must be 51 finite numbers"),
+    ],
+)
+def test_an_annotation_that_cannot_be_scored_on_is_named(tmp_path, changes, match):
+    rows = [coco_annotation(1, points_17()), {**coco_annotation(2, points_17()), **changes}]
+    with pytest.raises(ValueError, match=match):
+        annotations_of(coco_source(tmp_path, rows))
+
+
 def test_without_pycocotools_the_error_says_what_to_install(tmp_path, monkeypatch):
     source = coco_source(tmp_path, [coco_annotation(1, points_17())])
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
@@ -604,6 +653,34 @@ def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source
     assert (with_skeletons != without).any()
     assert ((without == 255).all(axis=-1)).sum() > 100 * len(people)  # white rings
     assert "must end in .jpg or .png" in failing("--data", mpii_source, "--sheet", tmp_path / "sheet.gif")
+
+
+def test_images_that_are_missing_are_told_before_predicting(tmp_path):
+    source = coco_source(tmp_path, many_annotations(), images=3)
+    saved, sheet = tmp_path / "p.json", tmp_path / "sheet.png"
+    scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", saved)
+    (tmp_path / "val" / "2.png").unlink()
+    message = f"{source} lacks 1 of its images; the first is {tmp_path / 'val' / '2.png'}"
+    assert message in failing("--model", model_of(COCO, tmp_path / "model"), "--data", source)
+    assert message in failing("--predictions", saved, "--data", source, "--sheet", sheet)
+    assert scored(tmp_path, "--predictions", saved, "--data", source)[1]["people"]  # looks at no image
+
+
+def test_an_image_that_cannot_be_drawn_costs_no_figure(mpii_source, tmp_path):
+    people = read_people(mpii_source)
+    saved, table = tmp_path / "p.json", tmp_path / "t.json"
+    write_predictions(saved, Predictions(people.skeleton.keypoints, people.keypoints))
+    people.images[0].write_bytes(b"no picture")
+    command = ("--predictions", saved, "--data", mpii_source, "--json", table, "--sheet", tmp_path / "sheet.png")
+    assert "cannot be read as an image" in failing(*command)
+    assert json.loads(table.read_text())["mean"] == 100
+
+
+def test_results_that_do_not_say_whom_they_are_for_give_no_sheet(tmp_path):
+    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
+    results = written(tmp_path / "r.json", [])
+    message = failing("--predictions", results, "--data", source, "--sheet", tmp_path / "sheet.png")
+    assert "do not say whom each is for: no --sheet" in message
 
 
 def test_models_that_lack_keypoints(mpii_source, tmp_path):
