@@ -3,14 +3,13 @@
 The folder is one that `softgate-pose train` saved. It replaces weights of the same model and tag.
 """
 
-import hashlib
 import json
 import shutil
 import sys
 from pathlib import Path
 
 from softgate_pose.card import model_card
-from softgate_pose.weights import CARD_FILE, find_checkpoint
+from softgate_pose.weights import CARD_FILE, file_digest, find_checkpoint
 from softgate_pose.zoo import BUNDLED, TRAINING_FILE, get_entry
 
 
@@ -19,7 +18,7 @@ def write_card(folder: Path, name: str) -> str:
     found = find_checkpoint(folder)
     assert found.config is not None
     training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    digest = hashlib.sha256(found.file.read_bytes()).hexdigest()
+    digest = file_digest(found.file)
     (folder / CARD_FILE).write_text(model_card(found.config, training, name, digest), encoding="utf-8")
     return digest
 

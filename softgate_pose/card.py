@@ -113,11 +113,9 @@ def data_lines(training: Mapping[str, Any]) -> list[str]:
 
 def _inherited_licences(training: Mapping[str, Any]) -> list[str]:
     """The licences of the weights that these started from, where they are others."""
-    own, found = training.get("licence"), []
-    while "before" in training:
-        training = training["before"]
-        found.append(training.get("licence"))
-    told = [licence for licence in dict.fromkeys(found) if licence and licence != own]
+    *earlier, last = _runs(training)
+    found = dict.fromkeys(run.get("licence") for run in reversed(earlier))
+    told = [licence for licence in found if licence and licence != last.get("licence")]
     return [f"The weights that training started from: {'; '.join(told)}.", ""] if told else []
 
 
@@ -131,8 +129,12 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
 
 def commands(training: Mapping[str, Any]) -> list[str]:
     """The commands that made the weights, first to last."""
-    earlier = commands(training["before"]) if "before" in training else []
-    return earlier + ([str(training["command"])] if training.get("command") else [])
+    return [str(run["command"]) for run in _runs(training) if run.get("command")]
+
+
+def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The run, behind those whose weights it started from, first to last."""
+    return [*(_runs(training["before"]) if "before" in training else []), training]
 
 
 def _recipe(training: Mapping[str, Any]) -> list[str]:

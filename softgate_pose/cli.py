@@ -199,15 +199,16 @@ def predict(
     from softgate_pose.model.deployed import deploy
     from softgate_pose.model.network import SoftGatePose
     from softgate_pose.prediction import predict as predict_photo
-    from softgate_pose.weights import weights_digest
+    from softgate_pose.weights import file_digest, weights_digest
 
     found = folder.find_photos(photos, leave_out=pictures)
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
+    weights = None
+    if out is not None:  # which alone says what it is of
+        weights = weights_digest(model) if isinstance(model, SoftGatePose) else file_digest(Path(name))
     if isinstance(model, SoftGatePose):
-        weights, model = weights_digest(model), deploy(model)
-    else:
-        weights = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        model = deploy(model)
     drawn = None if pictures is None else folder.picture_paths(found, pictures)
     settings = {
         "photos": [str(source.resolve()) for source in photos],

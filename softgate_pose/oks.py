@@ -133,26 +133,25 @@ def _annotation(row: dict[str, Any], index: int, count: int) -> dict[str, Any]:
     hash(row["image_id"])
     given = {key: value for key, value in row.items() if value is not None}
 
-    def numbers(name: str, default: list[float], *, single: bool = False) -> list[float]:
-        values = [given[name]] if single and name in given else given.get(name) or default
+    def numbers(name: str, values: Any, expected: int) -> list[float]:
         array = np.asarray(values)
-        if array.dtype.kind not in "biuf" or array.shape != (len(default),) or not (np.abs(array) < 1e100).all():
+        if array.dtype.kind not in "biuf" or array.shape != (expected,) or not (np.abs(array) < 1e100).all():
             raise ValueError(
-                f"annotation [{index}]: {name} must be {len(default)} finite numbers, got {reprlib.repr(values)}"
+                f"annotation [{index}]: {name} must be {expected} finite numbers, got {reprlib.repr(values)}"
             )
         return [float(value) for value in values]
 
-    keypoints = numbers("keypoints", [0.0] * count)
+    keypoints = numbers("keypoints", given.get("keypoints") or [0] * count, count)
     labelled = sum(visibility > 0 for visibility in keypoints[2::3])
     if labelled and "bbox" not in given:
         raise ValueError(f"annotation [{index}]: bbox is missing")
-    (area,), (crowd,) = (numbers(name, [0.0], single=True) for name in ("area", "iscrowd"))
+    (area,), (crowd,) = (numbers(name, [given.get(name, 0)], 1) for name in ("area", "iscrowd"))
     return {
         "image_id": row["image_id"],
         "keypoints": keypoints,
         "num_keypoints": labelled,
-        "bbox": numbers("bbox", [0.0] * 4),
-        "area": float(area),
+        "bbox": numbers("bbox", given.get("bbox", [0] * 4), 4),
+        "area": area,
         "iscrowd": int(crowd),
     }
 

@@ -25,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "adapt_tensors",
     "check_config",
+    "file_digest",
     "find_checkpoint",
     "find_hub",
     "find_published",
@@ -95,13 +96,13 @@ def find_published(entry: PretrainedEntry) -> Checkpoint:
         assert entry.repo is not None
         found = find_hub(entry.repo, entry.revision)
         remedy = "Delete it and try again."
-    digest = _sha256(found.file)
+    digest = file_digest(found.file)
     if digest != entry.sha256 and entry.folder is None and entry.repo is not None:
         try:  # a damaged cache is mended by one more download
             found = find_hub(entry.repo, entry.revision, force_download=True)
         except OSError as error:
             remedy = str(error)
-        digest = _sha256(found.file)
+        digest = file_digest(found.file)
     if digest != entry.sha256:
         raise RuntimeError(
             f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"
@@ -446,7 +447,8 @@ def _remedy(model: SoftGatePose, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return "The file is of another architecture: build the model with the settings it was trained with."
 
 
-def _sha256(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -486,6 +486,7 @@ def test_an_area_of_0_is_none(tmp_path):
     [
         ({"area": "large"}, r"annotation \[1\]: area must be 1 finite numbers, got \['large'\]"),
         ({"bbox": [0, 0, 1]}, r"annotation \[1\]: bbox must be 4 finite numbers"),
+        ({"bbox": []}, r"annotation \[1\]: bbox must be 4 finite numbers"),
         ({"bbox": None}, r"annotation \[1\]: bbox is missing"),
         ({"keypoints": [1, 2, 2]}, r"annotation \[1\]: keypoints must be 51 finite numbers"),
     ],

@@ -98,7 +98,7 @@ def fit(
     The order of the people depends on the seed and the epoch alone, their augmentation on the seed and
     the step, so a run that is stopped at any moment and called again with the same arguments goes on
     as if it had not been. In ``folder``: ``last.safetensors`` is the run's state; ``log.csv`` and
-    ``tensorboard/`` its log; ``sheets/`` what it saw in validation people.
+    ``tensorboard/`` its log; ``sheets/`` what it saw in validation people; ``lock`` keeps other runs out.
 
     Under ``accelerate launch`` or ``torchrun`` every process calls this with the same arguments. Each
     takes its part of each batch; the first alone writes, validates and reports.
