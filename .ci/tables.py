@@ -23,6 +23,10 @@ FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")
 PAGES = ROOT / "docs" / "models"
 BENCHMARKS = ("speed", "profile", "limits", "decoding", "photos", "memory", "accuracy")
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "mean", "limbs", "mean@0.1")
+SUMMARY = {
+    ("mpii_sports valid", "PCKh@0.5"): ("mean", "limbs", "mean@0.1"),
+    ("lsp test", "PCK@0.2"): ("mean", "limbs"),
+}
 
 
 def models(file: Path) -> list[str]:
@@ -33,12 +37,26 @@ def models(file: Path) -> list[str]:
         "|---|---:|---:|---|---:|---:|---|",
     ]
     for name, entry in zoo.MODELS.items():
-        page = Path(os.path.relpath(PAGES / f"{name}.md", file.parent)).as_posix()
         tags = ", ".join(f"`.{zoo.get_pretrained(full).tag}`" for full in zoo.list_pretrained(name))
         rows.append(
-            f"| [`{name}`]({page}) | {entry.params / 1e6:.2f} M | {entry.macs / 1e9:.2f} G | {tags or 'none yet'} "
-            f"| {_millions(entry)} | {_billions(entry)} | {entry.paper_pckh or '–'} |"
+            f"| [`{name}`]({_page(file, name)}) | {entry.params / 1e6:.2f} M | {entry.macs / 1e9:.2f} G "
+            f"| {tags or 'none yet'} | {_millions(entry)} | {_billions(entry)} | {entry.paper_pckh or '–'} |"
         )
+    return rows
+
+
+def summary(file: Path) -> list[str]:
+    """One row for each of our weights, with flip test; all that they measure is in ``measured``."""
+    columns = [f"{data}, {protocol}: {part}" for (data, protocol), parts in SUMMARY.items() for part in parts]
+    rows = ["| weights | px | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+    for full in zoo.list_pretrained():
+        card = zoo.read_card(zoo.get_pretrained(full))
+        found = {(row["data"], row["protocol"]): row for row in card.get("metrics", ()) if row["flip_test"]}
+        cells = [f"[`{full}`]({_page(file, zoo.get_pretrained(full).model)})", _size(card)]
+        for wanted, parts in SUMMARY.items():
+            row = found.get(wanted, {})
+            cells += [f"{row[part]:.1f}" if part in row else "–" for part in parts]
+        rows.append("| " + " | ".join(cells) + " |")
     return rows
 
 
@@ -128,6 +146,11 @@ def layout(file: Path) -> list[str]:
     return rows
 
 
+def _page(file: Path, model: str) -> str:
+    """The link from a file to a model's page."""
+    return Path(os.path.relpath(PAGES / f"{model}.md", file.parent)).as_posix()
+
+
 def _millions(entry: zoo.ModelEntry) -> str:
     return "–" if entry.paper_params is None else f"{entry.paper_params:.1f} M"
 
@@ -164,6 +187,7 @@ def benchmark(name: str, file: Path) -> list[str]:
 
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "models": models,
+    "summary": summary,
     "measured": measured,
     "card": card,
     "layout": layout,

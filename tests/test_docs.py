@@ -395,7 +395,7 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
             "\n".join(tables["card"](ROOT / "docs" / "models" / f"{name}.md"))
             for name in ("sgpose_1m0_2s", "sgpose_small_4s", "sgpose_wide_4s")
         )
-        measured = tables["measured"](ROOT / "README.md")
+        measured, summary = (tables[name](ROOT / "README.md") for name in ("measured", "summary"))
     finally:
         monkeypatch.undo()
         zoo._pretrained.cache_clear()
@@ -408,6 +408,12 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     labels = [row.split(" | ")[0] for row in measured[2:]]
     assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(known["metrics"])]
     assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # of the first alone
+    flipped = {(row["data"], row["protocol"]): row for row in known["metrics"] if row["flip_test"]}
+    cells = [cell.strip() for cell in summary[2].split("|")[1:-1]]
+    assert cells[0] == "[`sgpose_1m0_2s.a`](docs/models/sgpose_1m0_2s.md)"
+    assert cells[-1] == f"{flipped['lsp test', 'PCK@0.2']['limbs']:.1f}"
+    assert len(summary) == 2 + 3
+    assert summary[-1].count("–") == len(cells) - 2  # measured nowhere
 
 
 def test_links_between_pages_and_files_exist():
