@@ -75,6 +75,13 @@ def published(hub, saved, monkeypatch):
 
 
 @pytest.fixture
+def unpublished(monkeypatch):
+    """The name of a model of the zoo that has no weights."""
+    monkeypatch.setitem(zoo.MODELS, "sgpose_new_1s", zoo.MODELS["sgpose_0m5_1s"])
+    return "sgpose_new_1s"
+
+
+@pytest.fixture
 def photo():
     """A made image with structure in all directions."""
     gradient = Image.linear_gradient("L").resize((90, 70))

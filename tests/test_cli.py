@@ -360,9 +360,9 @@ def test_photos_and_folders_that_are_not_there(model_name, tmp_path, photos):
     assert "Missing argument" in failing("predict")
 
 
-def test_models_and_devices_that_are_not_there(photos, model_name, tmp_path):
+def test_models_and_devices_that_are_not_there(photos, model_name, tmp_path, unpublished):
     assert "Unknown model" in failing("predict", photos, "--model", "sgpose_huge")
-    assert "published yet" in failing("predict", photos, "--model", "sgpose_wide_4s")
+    assert "published yet" in failing("predict", photos, "--model", unpublished)
     assert "--checkpoint needs --model" in failing("predict", photos, "--checkpoint", tmp_path / "x.safetensors")
     assert "there is no file or folder" in failing(
         "predict", photos, "--model", "sgpose_0m5_1s", "--checkpoint", tmp_path / "x.safetensors"
@@ -377,7 +377,7 @@ def test_the_default_model_is_the_first_with_weights(photos):
     assert result.output.count("score") == 16
 
 
-def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
+def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, monkeypatch):
     from scipy.io import savemat
 
     data = tmp_path / "lsp"
@@ -418,7 +418,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     # go on from these weights, and be taught by them
     arguments[1], arguments[5] = name, str(tmp_path / "second")
     assert "--teacher-share needs --teacher" in failing(*arguments, "--teacher-share", "0.3")
-    assert "--teacher sgpose_wide_4s: No weights of" in failing(*arguments, "--teacher", "sgpose_wide_4s")
+    assert f"--teacher {unpublished}: No weights of" in failing(*arguments, "--teacher", unpublished)
     arguments += ["--teacher", name, "--teacher-share", "0.3"]
     arguments[arguments.index("--licence") + 1] = "CC-BY-4.0"
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
@@ -441,7 +441,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, monkeypatch):
     # a larger model grows from them
     assert "gives a model its first weights, but local-dir:" in failing(*arguments, "--grow-from", name)
     arguments[1], arguments[5] = "sgpose_1m0_2s", str(tmp_path / "grown")
-    assert "--grow-from sgpose_wide_4s: No weights of" in failing(*arguments, "--grow-from", "sgpose_wide_4s")
+    assert f"--grow-from {unpublished}: No weights of" in failing(*arguments, "--grow-from", unpublished)
     growing = [*arguments, "--grow-from", name]
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *growing])
     result = run(*growing)
