@@ -65,7 +65,13 @@ class People:
         return People(skeleton, self.images, keypoints, labelled, self.boxes, self.head_boxes)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[People, People]:
-        """Split into (kept, held out) at random, no image in both."""
+        """Split into (kept, held out) at random, no image in both.
+
+        Raises:
+            ValueError: If the share of the images is not from 0 to 1.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"The share of images to hold out must be from 0 to 1, got {share}.")
         images = sorted(set(self.images))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
         held = {images[i] for i in order[: math.ceil(share * len(images))]}

@@ -128,6 +128,9 @@ def test_skeletons_by_name_list_and_object():
     assert get_skeleton(["nose", "tail"]).keypoints == ("nose", "tail")
     with pytest.raises(ValueError, match="mpii, lsp, coco"):
         get_skeleton("body25")
+    for other in (5, {"nose", "tail"}):  # a set has no order
+        with pytest.raises(TypeError, match="A skeleton is a name, a list of keypoint names or a Skeleton, got"):
+            get_skeleton(other)
     for count in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="num_keypoints"):
             Skeleton.unnamed(count)

@@ -657,6 +657,7 @@ def test_settings_change_recipe_augmentation_and_model():
     [
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"seed": 2**63}, r"seed must be below 2\*\*63"),
         ({"learning_rate": 0}, "would leave the weights"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number"),
         ({"ema_decay": 1.5}, "ema_decay must be a number of at least 0 and at most 1"),

@@ -383,6 +383,9 @@ def test_holding_out_splits_by_image_and_repeats(mpii_folder):
     assert not set(kept.images) & set(held.images)
     assert people.hold_out(0.5, seed=3)[1].images == held.images
     assert len(people.hold_out(0.0)[1]) == 0
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"images to hold out must be from 0 to 1, got"):
+            people.hold_out(share)
 
 
 def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):

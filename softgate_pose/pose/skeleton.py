@@ -220,10 +220,13 @@ def get_skeleton(skeleton: str | Skeleton | Sequence[str]) -> Skeleton:
     """A skeleton from its name, from a list of keypoint names, or from itself.
 
     Raises:
+        TypeError: If it is none of the three.
         ValueError: If the name is not one of the built-in skeletons.
     """
     if isinstance(skeleton, Skeleton):
         return skeleton
+    if not isinstance(skeleton, (str, Sequence)):
+        raise TypeError(f"A skeleton is a name, a list of keypoint names or a Skeleton, got {skeleton!r}.")
     if not isinstance(skeleton, str):
         return Skeleton("custom", tuple(skeleton))
     if skeleton not in SKELETONS:

@@ -74,6 +74,8 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}.")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, which is all that generators take, got {self.seed}.")
         ends = {"warmup": 1.0, "ema_decay": 1.0, "decay": 1.0}
         for name in ("learning_rate", "weight_decay", "clip_grad", *ends):
             value = getattr(self, name)
