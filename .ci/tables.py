@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.card import commands, data_lines
+from softgate_pose.weights import WEIGHTS_FILE
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")
@@ -46,13 +47,21 @@ def models(file: Path) -> list[str]:
 
 
 def summary(file: Path) -> list[str]:
-    """One row for each of our weights, with flip test; all that they measure is in ``measured``."""
+    """One row for each of our weights, smallest first, with flip test; all that they measure is in ``measured``."""
     columns = [f"{data}, {protocol}: {part}" for (data, protocol), parts in SUMMARY.items() for part in parts]
-    rows = ["| weights | px | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
-    for full in zoo.list_pretrained():
-        card = zoo.read_card(zoo.get_pretrained(full))
+    rows = [
+        "| weights | file, MB | px | MACs at that | " + " | ".join(columns) + " |",
+        "|---|---:|---|---:|" + "---:|" * len(columns),
+    ]
+    for full in (full for name in zoo.MODELS for full in zoo.list_pretrained(name)):
+        weights = zoo.get_pretrained(full)
+        card = zoo.read_card(weights)
+        cells = [f"[`{full}`]({_page(file, weights.model)})", "–", _size(card), "–"]
+        if weights.folder is not None:
+            width, height = card["config"].input_size
+            cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
+            cells[3] = f"{zoo.get_entry(weights.model).macs * width * height / 256**2 / 1e9:.2f} G"
         found = {(row["data"], row["protocol"]): row for row in card.get("metrics", ()) if row["flip_test"]}
-        cells = [f"[`{full}`]({_page(file, zoo.get_pretrained(full).model)})", _size(card)]
         for wanted, parts in SUMMARY.items():
             row = found.get(wanted, {})
             cells += [f"{row[part]:.1f}" if part in row else "–" for part in parts]

@@ -23,7 +23,7 @@ __all__ = ["BOX_SCALE", "Poses", "infer_heatmaps", "predict", "predict_crops"]
 BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
-_LARGEST_BOX = 100  # times the image; the smallest is 1 / 100 of a pixel
+_LARGEST_BOX = 100  # times the image
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def predict(
     Raises:
         FileNotFoundError: If a path does not exist.
         TypeError: If ``image`` is of no known kind.
-        ValueError: If the image cannot be read, or a box has no area, is not finite, lies wholly
-            outside the image, or is more than 100 times as large.
+        ValueError: If the image cannot be read, or a box is not finite, lies wholly outside the image, is more
+            than 100 times as large, or at most a pixel wide and high.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -126,9 +126,10 @@ def predict(
     pixels = load_image(image, config.in_chans)
     height, width = pixels.shape[1:]
     if boxes is None:
-        boxes, box_scale = [geometry.image_box(height, width)], 1.0
-    people = geometry.as_boxes(boxes)
-    _check_boxes(people, height, width)
+        people, box_scale = geometry.as_boxes([geometry.image_box(height, width)]), 1.0
+    else:
+        people = geometry.as_boxes(boxes)
+        _check_boxes(people, height, width)
 
     matrices = geometry.box_to_crop(people, config.input_size, box_scale)
     device = next(model.parameters()).device
@@ -190,10 +191,16 @@ def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
             "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
         )
     sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
-    if (sides > _LARGEST_BOX * max(height, width)).any() or (sides < 1 / _LARGEST_BOX).any():
+    if (sides <= 1).any():
+        first = int((sides <= 1).nonzero()[0])
         raise ValueError(
-            f"Boxes must be between 1/{_LARGEST_BOX} of a pixel and {_LARGEST_BOX} times the image of "
-            f"{width} × {height} pixels; got sides from {float(sides.min()):g} to {float(sides.max()):g}."
+            f"Box {first} is at most a pixel wide and high: {boxes[first].tolist()}. Boxes are in pixels; multiply "
+            f"those that go from 0 to 1 by the image's width and height, {width} and {height}."
+        )
+    if (sides > _LARGEST_BOX * max(height, width)).any():
+        raise ValueError(
+            f"Boxes must be at most {_LARGEST_BOX} times as large as the image of {width} × {height} pixels; got "
+            f"sides of up to {float(sides.max()):g}."
         )
 
 

@@ -386,6 +386,7 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     (tmp_path / "index.json").write_text(json.dumps(rows))
     for tag in "ab":
         shutil.copytree(folder, tmp_path / f"sgpose_1m0_2s.{tag}", ignore=shutil.ignore_patterns("*.safetensors"))
+        (tmp_path / f"sgpose_1m0_2s.{tag}" / "model.safetensors").write_bytes(bytes(2_460_000))
     monkeypatch.setattr(zoo, "BUNDLED", tmp_path)
     zoo._pretrained.cache_clear()
     try:
@@ -410,10 +411,11 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # of the first alone
     flipped = {(row["data"], row["protocol"]): row for row in known["metrics"] if row["flip_test"]}
     cells = [cell.strip() for cell in summary[2].split("|")[1:-1]]
-    assert cells[0] == "[`sgpose_1m0_2s.a`](docs/models/sgpose_1m0_2s.md)"
+    assert cells[:4] == ["[`sgpose_1m0_2s.a`](docs/models/sgpose_1m0_2s.md)", "2.5", "192×192", "0.72 G"]
     assert cells[-1] == f"{flipped['lsp test', 'PCK@0.2']['limbs']:.1f}"
     assert len(summary) == 2 + 3
-    assert summary[-1].count("–") == len(cells) - 2  # measured nowhere
+    assert summary[-1].count("–") == len(cells) - 2  # known by its name alone; measured nowhere
+    assert "unknown" in summary[-1]
 
 
 def test_links_between_pages_and_files_exist():
