@@ -174,8 +174,11 @@ def predict_people(
         The model's keypoints and their scores, on the CPU.
 
     Raises:
-        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored.
+        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored, or
+            ``batch_size`` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     config, device = model.config, next(model.parameters()).device
     require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
     matrices = geometry.box_to_crop(people.boxes, config.input_size, BOX_SCALE)

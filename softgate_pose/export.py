@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from softgate_pose.config import STRIDE, PoseConfig
-from softgate_pose.model.network import PoseModel
+from softgate_pose.model.deployed import DeployedPose
+from softgate_pose.model.network import PoseModel, SoftGatePose
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
 from softgate_pose.writing import written_whole
@@ -32,6 +33,7 @@ class _Decoded(nn.Module):
     def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
+        decode_heatmaps(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         keypoints, scores = decode_heatmaps(self.model(images), self.method)
@@ -70,19 +72,30 @@ def export_model(
     Raises:
         FileNotFoundError: If the folder of the file does not exist.
         ImportError: If ONNX is asked for and is not installed.
-        ValueError: If the file has another suffix, or 8-bit integers are asked for in a ``.pt2`` file, with a
-            decoder or without images.
+        IsADirectoryError: If the file is a folder.
+        TypeError: If the model is another module, such as ``torch.compile`` gives.
+        ValueError: If the file has another suffix, the decoder is unknown, ``calibration`` is not what the model
+            takes, or 8-bit integers are asked for in a ``.pt2`` file, with a decoder or without images.
     """
     file = Path(file)
+    if not isinstance(model, (SoftGatePose, DeployedPose)):
+        raise TypeError(f"A model of create_model or deploy is exported, got {type(model).__name__}.")
     if calibration is not None and (file.suffix != ".onnx" or decode is not None or len(calibration) == 0):
         raise ValueError("8-bit integers take a .onnx file, decode=None, and at least one image in calibration.")
     if file.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
+    images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
+    if calibration is not None and (calibration.shape[1:] != images.shape[1:] or not calibration.is_floating_point()):
+        raise ValueError(
+            f"calibration must be normalised images (N, {', '.join(map(str, images.shape[1:]))}), floating point; got "
+            f"{tuple(calibration.shape)}, {calibration.dtype}."
+        )
     plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     module = plain if decode is None else _Decoded(plain, decode).eval()
-    images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
     shapes = {"images": {0: torch.export.Dim("batch")}}
     with written_whole(file) as scratch, torch.inference_mode():
         if file.suffix == ".pt2":

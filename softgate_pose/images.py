@@ -167,10 +167,15 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"An image array must have shape (H, W) or (H, W, C), got {array.shape}.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint16:
         array = _bytes(array.astype(np.float64), 65535)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
+    if array.dtype.kind == "f":  # of any precision
+        array = array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64, copy=False)
+    if array.dtype not in (np.uint8, np.float32, np.float64):
+        raise ValueError(f"An image must be uint8, or floating point in 0..1; got {array.dtype}.")
     if array.shape[2] == 4 and in_chans in (1, 3):  # RGBA
         opaque = np.asarray(255 if array.dtype == np.uint8 else 1, dtype=np.float64)
         alpha = array[..., 3:].astype(np.float64) / opaque

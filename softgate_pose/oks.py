@@ -207,7 +207,8 @@ def _sigmas(names: tuple[str, ...], given: float | Sequence[float] | None) -> tu
     if given is None and names == COCO.keypoints:
         return list(COCO_SIGMAS), "", "COCO's sigmas"
     given = UNIFORM_SIGMA if given is None else given
-    values = [float(given)] * len(names) if isinstance(given, (int, float)) else [float(sigma) for sigma in given]
+    listed = np.asarray(given, dtype=np.float64).tolist()
+    values = listed if isinstance(listed, list) else [listed] * len(names)
     if len(values) != len(names) or not all(0 < sigma < math.inf for sigma in values):
         raise ValueError(f"sigmas must be one number above 0, or {len(names)}, one a keypoint; got {given!r}.")
     if len(set(values)) == 1:
@@ -217,7 +218,18 @@ def _sigmas(names: tuple[str, ...], given: float | Sequence[float] | None) -> tu
 
 def _check_results(results: Sequence[CocoResult], annotations: CocoAnnotations) -> None:
     category, images = annotations.category, {image["id"] for image in annotations.images}
+    names = category["keypoints"]
     for n, row in enumerate(results):
+        lacking = [key for key in ("image_id", "category_id", "keypoints", "score") if row.get(key) is None]
+        if lacking:
+            raise ValueError(f"Result {n} has no {' and no '.join(lacking)}.")
+        if np.shape(row["keypoints"]) != (3 * len(names),):
+            raise ValueError(
+                f"Result {n} must have 3 x {len(names)} numbers as keypoints, x, y and s of {names[0]} to {names[-1]} "
+                f"in {annotations.file}; got {np.size(row['keypoints'])}."
+            )
+        if not math.isfinite(row["score"]):
+            raise ValueError(f"Result {n} has a score of {row['score']}, which is not finite.")
         if row["category_id"] != category["id"]:
             raise ValueError(
                 f"Result {n} is of category_id {row['category_id']!r}; expected {category['id']!r}, "

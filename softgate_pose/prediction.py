@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,8 +121,8 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    if not box_scale > 0:
-        raise ValueError(f"box_scale must be above 0, got {box_scale}.")
+    if not 0 < box_scale < math.inf:
+        raise ValueError(f"box_scale must be a number above 0, got {box_scale}.")
     config = model.config
     pixels = load_image(image, config.in_chans)
     height, width = pixels.shape[1:]

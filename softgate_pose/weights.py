@@ -228,9 +228,10 @@ def adapt_tensors(
     """Weights of one skeleton and number of channels, made to fit a model of another.
 
     Heads, and the convolutions that hand heatmaps to the next stack, keep the channels of keypoints
-    that both skeletons name. A new keypoint's head keeps the model's initial values, and its heatmap
-    is first ignored by the next stack. The stem's filters are summed for one input channel, else
-    repeated in turn and scaled, so that activations keep their size.
+    that both skeletons name, whose heatmaps stay what they were: what a dropped keypoint's told the next
+    stack, the convolution of the features tells it. A new keypoint's head keeps the model's initial values,
+    and its heatmap is first ignored by the next stack. The stem's filters are summed for one input channel,
+    else repeated in turn and scaled, so that activations keep their size.
 
     Args:
         tensors: Weights of a network of the config ``saved``.
@@ -248,6 +249,7 @@ def adapt_tensors(
         named = saved.skeleton.is_named and config.skeleton.is_named
         kept = [name for name in new_names if named and name in old_names]
         new, old = config.skeleton.indices(kept), saved.skeleton.indices(kept)
+        _fold_heads(tensors, saved, [i for i in range(len(old_names)) if i not in old])
         for key, value in model.state_dict().items():
             if key.startswith("heads."):
                 along = 0  # weight (K, N, 1, 1) and bias (K,)
@@ -278,6 +280,30 @@ def adapt_tensors(
             f"trained at {learned}; at {now} people are of another size, and found less well until trained there"
         )
     return tensors, notes
+
+
+def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int]) -> None:
+    """Let the next stack hear through a stack's features what the heatmaps of dropped keypoints told it.
+
+    Between the two lies a head's 1×1 convolution alone, so that both ways are linear maps of the features.
+    """
+    width, num_keypoints = saved.width, saved.num_keypoints
+    for stack in range(saved.num_stacks - 1):
+        shapes = {
+            f"heatmap_joins.{stack}.weight": (width, num_keypoints, 1, 1),
+            f"heads.{stack}.weight": (num_keypoints, width, 1, 1),
+            f"heads.{stack}.bias": (num_keypoints,),
+            f"feature_joins.{stack}.weight": (width, width, 1, 1),
+            f"feature_joins.{stack}.bias": (width,),
+        }
+        if any(key not in tensors or tensors[key].shape != shape for key, shape in shapes.items()):
+            continue  # does not fit its own config: load_tensors says so
+        join, weight, bias = (tensors[key].double() for key in list(shapes)[:3])
+        through = join[:, dropped].flatten(1)  # (N, dropped)
+        told = through @ weight[dropped].flatten(1), through @ bias[dropped]
+        for key, more in zip(list(shapes)[3:], told, strict=True):
+            own = tensors[key]
+            tensors[key] = (own.double() + more.view_as(own)).to(own.dtype)
 
 
 def save_pretrained(

@@ -128,6 +128,11 @@ def test_skeletons_by_name_list_and_object():
     assert get_skeleton(["nose", "tail"]).keypoints == ("nose", "tail")
     with pytest.raises(ValueError, match="mpii, lsp, coco"):
         get_skeleton("body25")
+    skeleton = Skeleton("lists", ["nose", "tail"], [["nose", "tail"]])
+    assert (skeleton.keypoints, skeleton.edges) == (("nose", "tail"), (("nose", "tail"),))
+    for names, edges in (("nose", ()), ([1, 2], ()), (["nose", "tail"], [["nose", "tail", "nose"]])):
+        with pytest.raises(TypeError, match=r"needs a list of keypoint names|must join two keypoints"):
+            Skeleton("wrong", names, edges)
     for other in (5, {"nose", "tail"}):  # a set has no order
         with pytest.raises(TypeError, match="A skeleton is a name, a list of keypoint names or a Skeleton, got"):
             get_skeleton(other)

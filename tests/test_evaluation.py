@@ -140,6 +140,9 @@ def test_nobody_to_score_is_no_nan():
 def test_evaluating_predicts_in_image_pixels(tiny_model, tmp_path):
     people = people_of(LSP, 6, tmp_path)
     keypoints = predict_people(tiny_model, people, batch_size=4).keypoints
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
+            predict_people(tiny_model, people, batch_size=size)
     assert keypoints.shape == (6, 14, 2)
     assert evaluate(tiny_model, people, flip_test=True).people == 6
     single = predict(tiny_model, people.images[3], people.boxes[3:4])
@@ -412,6 +415,7 @@ def test_own_keypoints_have_one_sigma(tmp_path):
     shifted = Predictions(PAWS.keypoints, people.keypoints + torch.tensor([6.0, 8.0]))  # exp(-1/2 (10 / (100 · 2σ))²)
     assert score_oks(shifted, annotations).table["AP"] == pytest.approx(30)  # 0.607: 0.5, 0.55, 0.6
     assert score_oks(shifted, annotations, sigmas=0.1).table["AP"] == pytest.approx(80)  # 0.882
+    assert score_oks(shifted, annotations, sigmas=np.float32(0.1)).table["AP"] == pytest.approx(80)
     assert score_oks(shifted, annotations, sigmas=[0.1] * 4 + [1]).protocol.endswith(", own sigmas")
     for sigmas in (0, [0.1] * 4, math.nan):
         with pytest.raises(ValueError, match="one number above 0, or 5, one a keypoint; got"):
@@ -426,6 +430,19 @@ def test_predictions_that_do_not_fit_the_annotations(tmp_path):
         score_oks([{**result, "category_id": 3}], annotations)
     with pytest.raises(ValueError, match="image_id '1', which is not one of the 4 images"):
         score_oks([{**result, "image_id": "1"}], annotations)
+    for changes, match in (
+        (
+            {"keypoints": [1.0] * 48},
+            "Result 0 must have 3 x 17 numbers as keypoints, x, y and s of nose to right_ankle .*48",
+        ),
+        ({"keypoints": [1.0] * 3}, "got 3"),
+        ({"keypoints": None}, "Result 0 has no keypoints"),
+        ({"score": math.nan}, "score of nan"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            score_oks([{**result, **changes}], annotations)
+    with pytest.raises(ValueError, match="Result 0 has no keypoints and no score"):
+        score_oks([{"image_id": 1, "category_id": 1}], annotations)
     with pytest.raises(ValueError, match=r"predictions of 1 people .* got 2"):
         score_oks(Predictions(COCO.keypoints, torch.zeros(2, 17, 2)), annotations)
     with pytest.raises(ValueError, match="does not predict nose"):

@@ -119,6 +119,15 @@ def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkey
             export_model(tiny_model, tmp_path / arguments.pop("file"), **arguments)
     with pytest.raises(FileNotFoundError, match="no folder"):
         export_model(tiny_model, tmp_path / "none" / "model.onnx")
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+        export_model(tiny_model, (tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
+    with pytest.raises(TypeError, match="of create_model or deploy is exported, got Sequential"):
+        export_model(torch.nn.Sequential(tiny_model), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="method must be one of argmax"):
+        export_model(tiny_model, tmp_path / "model.onnx", decode="best")
+    for wrong in (torch.zeros(1, 3, 64, 64), torch.zeros(3, 64, 48), torch.zeros(1, 3, 64, 48, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"normalised images \(N, 3, 64, 48\), floating point; got"):
+            export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
     with pytest.raises(FileNotFoundError, match="No ONNX file"):
         load_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no network")

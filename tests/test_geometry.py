@@ -174,6 +174,16 @@ def test_warp_takes_points_and_pixels_to_the_same_place():
     assert warped.max() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_costs_a_warp_its_rounding_alone(dtype):
+    """On images of more pixels than a 16-bit index reaches, too."""
+    image = torch.rand(1, 2, 300, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    warped = geometry.warp(image, matrix(1.3, 20.0, (5.0, -3.0)), (250, 250))
+    assert warped.dtype == dtype
+    exact = geometry.warp(image.float(), matrix(1.3, 20.0, (5.0, -3.0)), (250, 250))
+    assert torch.equal(warped, exact.to(dtype))
+
+
 @pytest.mark.parametrize(
     ("boxes", "match"),
     [

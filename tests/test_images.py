@@ -111,9 +111,18 @@ def test_other_numbers_of_channels_come_as_tensors():
         load_image(Image.new("RGB", (4, 4)), in_chans=5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", ">f4", ">f8", "longdouble", ">u2"])
+def test_numbers_of_any_precision_and_byte_order(dtype):
+    values = np.linspace(0, 1, 4 * 4 * 3).reshape(4, 4, 3)
+    image = values.astype(dtype) if dtype != ">u2" else (values * 65535).round().astype(dtype)
+    assert load_image(image, 3).float().sub(torch.from_numpy(values * 255).permute(2, 0, 1)).abs().max() < 0.6
+
+
 @pytest.mark.parametrize(
     ("image", "error", "match"),
     [
+        (np.zeros((4, 4, 3), dtype=object), ValueError, "uint8, or floating point in 0..1; got object"),
+        (np.zeros((4, 4, 3), dtype=complex), ValueError, "got complex"),
         (7, TypeError, "path, PIL image, NumPy array or tensor, got int"),
         (None, TypeError, "got NoneType"),
         (np.zeros((4,)), ValueError, r"\(H, W\) or \(H, W, C\), got \(4,\)"),

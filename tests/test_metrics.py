@@ -49,6 +49,7 @@ def test_the_mean_is_weighted_by_labels():
 
 def test_head_size_is_six_tenths_of_the_diagonal():
     assert metrics.head_sizes(people([10, 20, 40, 60])).tolist() == pytest.approx([0.6 * 50])
+    assert metrics.head_sizes(torch.tensor([[10, 20, 40, 60]])).tolist() == pytest.approx([0.6 * 50])
     assert metrics.head_sizes(people([math.nan] * 4, [0, 0, math.inf, 1])).tolist() == [0, 0]
 
 
@@ -58,6 +59,7 @@ def test_torso_is_left_shoulder_to_right_hip_and_needs_both():
     labelled = torch.ones(2, 14, dtype=torch.bool)
     labelled[1, LSP.keypoints.index("right_hip")] = False
     assert metrics.torso_sizes(keypoints, labelled, LSP).tolist() == [5, 0]
+    assert metrics.torso_sizes(keypoints.long(), labelled.long(), LSP).tolist() == [5, 0]
 
 
 def test_torso_needs_a_skeleton_with_one():
@@ -180,3 +182,5 @@ def test_shapes_must_agree():
         metrics.normalized_distances(
             torch.zeros(2, 3, 2), torch.zeros(2, 4, 2), torch.ones(2, 4, dtype=torch.bool), torch.ones(2)
         )
+    with pytest.raises(ValueError, match=r"got \(2,\), \(2,\), \(2,\), \(2,\)"):
+        metrics.normalized_distances(*torch.zeros(4, 2))

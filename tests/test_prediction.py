@@ -145,7 +145,12 @@ def test_bad_boxes(tiny_model, photo, boxes, match):
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [({"batch_size": 0}, "batch_size"), ({"box_scale": 0}, "box_scale"), ({"decode": "best"}, "argmax, quarter")],
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"box_scale": 0}, "box_scale"),
+        ({"box_scale": math.inf}, "box_scale must be a number"),
+        ({"decode": "best"}, "argmax, quarter"),
+    ],
 )
 def test_bad_arguments(tiny_model, photo, arguments, match):
     with pytest.raises(ValueError, match=match):

@@ -263,6 +263,30 @@ def test_another_skeleton_keeps_what_both_name(tiny_model, folder, caplog):
     assert "new and untrained: nose, left_eye" in caplog.text
 
 
+@pytest.mark.parametrize("skeleton", ["coco", ["left_wrist", "nose", "right_ankle"], list(reversed(LSP.keypoints))])
+def test_kept_keypoints_stay_where_they_were(skeleton, tiny_model, folder):
+    """Also those of the last stack, which had heard of the dropped ones from the stack before."""
+    images = torch.rand(2, 3, 48, 64)
+    model = create_model(f"local-dir:{folder}", skeleton=skeleton)
+    kept = [name for name in model.config.skeleton.keypoints if name in LSP.keypoints]
+    with torch.no_grad():
+        for found, known in zip(model(images, all_stacks=True), tiny_model(images, all_stacks=True), strict=True):
+            assert known.std() > 0.01
+            torch.testing.assert_close(
+                found[:, model.config.skeleton.indices(kept)], known[:, LSP.indices(kept)], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_weights_without_any_name_kept_show_new_heads_the_same_features(tiny_model, folder):
+    model = create_model(f"local-dir:{folder}", num_keypoints=5)
+    images, features = torch.rand(1, 3, 48, 64), []
+    for network in (tiny_model, model):
+        network.necks[-1].register_forward_hook(lambda module, inputs, output: features.append(output))
+        with torch.no_grad():
+            network(images)
+    torch.testing.assert_close(features[1], features[0], rtol=1e-4, atol=1e-5)
+
+
 def test_another_input_size_is_warned_of(folder, caplog):
     """It loads, and predicts worse: nothing else would say so."""
     create_model(f"local-dir:{folder}")

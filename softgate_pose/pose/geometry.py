@@ -174,8 +174,11 @@ def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
     # An affine map is a sum of one vector for each column and one for each row, and only the sum is large.
     across = columns.view(1, 1, -1, 1) * to_grid[:, None, None, :, 0]  # (N, 1, width, 2)
     down = rows.view(1, -1, 1, 1) * to_grid[:, None, None, :, 1] + to_grid[:, None, None, :, 2]  # (N, height, 1, 2)
-    grid = across.to(images.device, images.dtype) + down.to(images.device, images.dtype)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    # in half precision the grid is too coarse, and grid_sample on the CPU reads beyond large images
+    exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    grid = across.to(exact.device, exact.dtype) + down.to(exact.device, exact.dtype)
+    sampled = F.grid_sample(exact, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled.to(images.dtype)
 
 
 def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:

@@ -78,10 +78,9 @@ def normalized_distances(predictions: Tensor, keypoints: Tensor, labelled: Tenso
     Raises:
         ValueError: If the shapes do not agree.
     """
-    people, num_keypoints = keypoints.shape[0], keypoints.shape[1]
-    expected = ((people, num_keypoints, 2), (people, num_keypoints, 2), (people, num_keypoints), (people,))
     found = tuple(tuple(t.shape) for t in (predictions, keypoints, labelled, lengths))
-    if found != expected:
+    pairs = found[2]
+    if len(pairs) != 2 or found != ((*pairs, 2), (*pairs, 2), pairs, pairs[:1]):
         raise ValueError(
             "predictions, keypoints, labelled and lengths must have shapes (N, K, 2), (N, K, 2), (N, K) and (N,); "
             f"got {', '.join(map(str, found))}."
@@ -109,7 +108,7 @@ def pck(distances: Tensor, names: Sequence[str], threshold: float) -> PckResult:
 
 def head_sizes(head_boxes: Tensor) -> Tensor:
     """MPII's head sizes (N,) from head boxes (N, 4) as (x0, y0, x1, y1); 0 where a box is not finite."""
-    diagonals: Tensor = torch.linalg.vector_norm(head_boxes[:, 2:] - head_boxes[:, :2], dim=1)
+    diagonals: Tensor = torch.linalg.vector_norm((head_boxes[:, 2:] - head_boxes[:, :2]).double(), dim=1)
     return torch.where(diagonals.isfinite(), HEAD_SIZE_FACTOR * diagonals, 0.0)
 
 
@@ -124,8 +123,8 @@ def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tens
     if len(indices) != 2:
         raise ValueError(f"PCK needs a left_shoulder and a right_hip; skeleton {skeleton.name!r} lacks them.")
     shoulder, hip = indices
-    size = torch.linalg.vector_norm(keypoints[:, shoulder] - keypoints[:, hip], dim=-1)
-    return torch.where(labelled[:, shoulder] & labelled[:, hip], size, torch.zeros_like(size))
+    size = torch.linalg.vector_norm((keypoints[:, shoulder] - keypoints[:, hip]).double(), dim=-1)
+    return torch.where(labelled[:, shoulder].bool() & labelled[:, hip].bool(), size, torch.zeros_like(size))
 
 
 def mean_keypoints(names: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ class Skeleton:
         edges: Pairs of keypoint names that a drawing joins.
 
     Raises:
+        TypeError: If the keypoints are no texts in a tuple or list, or an edge is no pair.
         ValueError: If there is no keypoint, a name comes twice, or an edge names an unknown keypoint.
     """
 
@@ -31,6 +32,13 @@ class Skeleton:
     edges: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.keypoints, str) or not all(isinstance(name, str) for name in self.keypoints):
+            raise TypeError(f"Skeleton {self.name!r} needs a list of keypoint names, got {self.keypoints!r}.")
+        object.__setattr__(self, "keypoints", tuple(self.keypoints))
+        object.__setattr__(self, "edges", tuple(tuple(edge) for edge in self.edges))
+        for edge in self.edges:
+            if len(edge) != 2:
+                raise TypeError(f"An edge of skeleton {self.name!r} must join two keypoints, got {edge!r}.")
         if not self.keypoints:
             raise ValueError(f"Skeleton {self.name!r} has no keypoints; it needs at least one.")
         seen: set[str] = set()
