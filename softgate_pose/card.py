@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softgate_pose.config import PoseConfig
 
-__all__ = ["commands", "data_lines", "model_card"]
+__all__ = ["check_training", "commands", "data_lines", "model_card"]
 
 _PAPER = "https://arxiv.org/abs/2002.11098"
 
@@ -80,6 +80,49 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def check_training(training: Any, subject: str) -> None:
+    """See whether a card can be written from what is known of a run, and of those before it.
+
+    Args:
+        training: As ``model_card`` takes it.
+        subject: What it is, for the message.
+
+    Raises:
+        ValueError: If one of the values is of another kind.
+    """
+    if not isinstance(training, Mapping):
+        raise ValueError(f"{subject} must be a JSON object that says how the weights came to be, got {training!r}.")
+
+    def expect(holds: bool, key: str, kind: str) -> None:
+        if not holds:
+            raise ValueError(f"{subject}[{key!r}] must be {kind}, got {training[key]!r}.")
+
+    def is_list(values: Any, kind: type) -> bool:
+        listed = isinstance(values, Sequence) and not isinstance(values, str)
+        return listed and all(isinstance(value, kind) for value in values)
+
+    expect(is_list(training.get("data", []), str), "data", "a list of texts, one for each data set")
+    for key in ("metrics", "baseline"):
+        expect(is_list(training.get(key, []), Mapping), key, "a list of rows, each an object")
+    for key in ("licence", "held_out", "command"):
+        expect(isinstance(training.get(key, ""), str | None), key, "a text")
+    if "teacher" in training:
+        teacher = training["teacher"]
+        expect(isinstance(teacher, Mapping), "teacher", "an object")
+        kinds: dict[str, Any] = {
+            "name": str,
+            "weights": str,
+            "share": (int, float),
+            "data": Sequence,
+            "licence": (str, type(None)),
+        }
+        whole = all(key in teacher and isinstance(teacher[key], kind) for key, kind in kinds.items())
+        expect(whole, "teacher", f"an object with {', '.join(kinds)}")
+        check_training({"data": teacher["data"]}, f"{subject}['teacher']")
+    if "before" in training:
+        check_training(training["before"], f"{subject}['before']")
 
 
 def _metrics_table(rows: Any) -> list[str]:

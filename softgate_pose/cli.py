@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 import click
 
 from softgate_pose import __version__, zoo
-from softgate_pose.card import commands, data_lines
+from softgate_pose.card import check_training, commands, data_lines
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.training.crops import Keep
 
@@ -311,8 +312,9 @@ def evaluate(
     from softgate_pose import evaluation, oks
     from softgate_pose.people import concatenate, missing_images
     from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
-    from softgate_pose.readers import coco_file, read_people
+    from softgate_pose.readers import annotation_files, coco_file, read_people
     from softgate_pose.sheet import contact_sheet
+    from softgate_pose.writing import written_whole
 
     model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
     if predictions_file is not None:
@@ -320,16 +322,12 @@ def evaluate(
         _refuse("--predictions scores a file as it is", others)
     if mean_pose:
         _refuse("--mean-pose scores no model", model_options)
-    for option, file in (("--json", json_file), ("--save-predictions", save_predictions), ("--sheet", sheet)):
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise ValueError(
-                f"{option} {file}: " + ("is a folder." if file.is_dir() else f"there is no folder {file.parent}.")
-            )
-
-    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
 
     people = read_people(data)
+    read = [*people.images, *annotation_files(data), *([] if predictions_file is None else [predictions_file])]
+    _check_outputs({"--json": json_file, "--save-predictions": save_predictions, "--sheet": sheet}, read)
+    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
     if sheet is not None or (predictions_file is None and not mean_pose):  # which look at images
         absent = missing_images(people)
         if absent:
@@ -377,10 +375,13 @@ def evaluate(
     if no_precision is not None:
         click.echo(f"\nWithout average precision. {no_precision}", err=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with written_whole(json_file) as scratch:
+            scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if sheet is not None and isinstance(found, Predictions):  # at last: an image that cannot be read costs no figure
         errors = evaluation.person_errors(chosen.keypoints, people)
-        contact_sheet(people, chosen, errors).save(sheet, quality=90)
+        with written_whole(sheet) as scratch:
+            picture_format = "PNG" if sheet.suffix.lower() == ".png" else "JPEG"
+            contact_sheet(people, chosen, errors).save(scratch, picture_format, quality=90)
 
 
 @main.command()
@@ -693,9 +694,8 @@ def _read_training(file: Path) -> dict[str, Any]:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
-    if not isinstance(known, dict):
-        raise ValueError(f"{file} must hold a JSON object that says how the weights beside it came to be.")
-    return known
+    check_training(known, str(file))
+    return dict(known)
 
 
 def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:
@@ -719,6 +719,24 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
         raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     pretrained = None if checkpoint is not None else True
     return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
+    """See whether each option's file can be written, at the cost of none that is read and of no other option's."""
+    taken = {os.path.realpath(file): "is read by this command" for file in read}
+    for option, file in outputs.items():
+        if file is None:
+            continue
+        if file.is_dir() or not file.parent.is_dir():
+            raise ValueError(
+                f"{option} {file}: " + ("is a folder." if file.is_dir() else f"there is no folder {file.parent}.")
+            )
+        if not os.access(file.parent, os.W_OK):
+            raise ValueError(f"{option} {file}: the folder {file.parent} cannot be written.")
+        real = os.path.realpath(file)
+        if real in taken:
+            raise ValueError(f"{option} {file}: this file {taken[real]}; choose another name.")
+        taken[real] = f"is that of {option}"
 
 
 def _refuse(reason: str, options: dict[str, Any]) -> None:

@@ -128,6 +128,11 @@ def _find(
             found = None
     else:
         model_name, dot, _ = name.partition(".")
+        if model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
+            raise ValueError(
+                f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
+                "hf-hub:OWNER/NAME."
+            )
         base = zoo.get_entry(model_name).config
         use = bool(dot) if pretrained is None else pretrained
         if dot or use:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import reprlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,6 +126,8 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
         name = PurePosixPath(photo.name).with_suffix(".jpg").as_posix()
         if name in taken or name in folders:  # a.png beside a.jpg
             name = f"{photo.name}.jpg"
+        while name in taken or name in folders:  # a.png.bmp, too
+            name += ".jpg"
         taken.add(name)
         names[photo.name] = name
     paths = {photo: str(folder / name) for photo, name in names.items()}
@@ -161,7 +164,7 @@ def read_boxes(file: Path) -> dict[str, Boxes]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is neither, or a box is not four numbers.
+        ValueError: If it is neither, names a photo twice in JSON, or a box is not four numbers.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -170,13 +173,7 @@ def read_boxes(file: Path) -> dict[str, Boxes]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The boxes file {file} cannot be read: {error}") from None
     try:
-        if file.suffix.lower() == ".csv":
-            boxes: dict[str, Boxes] = {}
-            for row in csv.DictReader(io.StringIO(text)):
-                boxes.setdefault(row["image"], []).append([float(row[key]) for key in ("x0", "y0", "x1", "y1")])
-        else:
-            data = json.loads(text)
-            boxes = {str(name): [[float(v) for v in box] for box in rows] for name, rows in data.items()}
+        boxes = _boxes_in_csv(text) if file.suffix.lower() == ".csv" else _boxes_in_json(text)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(
             f"{file} is not a boxes file ({type(error).__name__}: {error}). Expected JSON "
@@ -187,6 +184,40 @@ def read_boxes(file: Path) -> dict[str, Boxes]:
             if len(box) != 4:
                 raise ValueError(f"{file}: a box of {name!r} has {len(box)} numbers, expected x0, y0, x1, y1.")
     return boxes
+
+
+def _boxes_in_csv(text: str) -> dict[str, Boxes]:
+    table = csv.DictReader(io.StringIO(text))
+    lacking = {"image", "x0", "y0", "x1", "y1"} - set(table.fieldnames or ())
+    if lacking:
+        raise ValueError(f"the first line does not name {', '.join(sorted(lacking))}")
+    boxes: dict[str, Boxes] = {}
+    for row in table:
+        boxes.setdefault(_as_given(row["image"]), []).append([float(row[key]) for key in ("x0", "y0", "x1", "y1")])
+    return boxes
+
+
+def _boxes_in_json(text: str) -> dict[str, Boxes]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if _as_given(name) in found:
+                raise ValueError(f"{name!r} is named twice; give one list with all people of a photo")
+            found[_as_given(name)] = value
+        return found
+
+    boxes = json.loads(text, object_pairs_hook=unique)
+    for name, rows in boxes.items():
+        if not isinstance(rows, list) or not all(isinstance(box, list) for box in rows):
+            raise ValueError(f"{name!r} has {reprlib.repr(rows)}, not a list of boxes")
+        if any(isinstance(value, bool | str) for box in rows for value in box):
+            raise ValueError(f"a box of {name!r} holds what is no number: {reprlib.repr(rows)}")
+    return {name: [[float(value) for value in box] for box in rows] for name, rows in boxes.items()}
+
+
+def _as_given(name: str) -> str:
+    """A photo's path in one spelling: ./a.jpg is a.jpg."""
+    return PurePosixPath(name).as_posix()
 
 
 class Results:
@@ -423,7 +454,7 @@ def _base_name(photo: Photo) -> str:
 def _boxes_of(photo: Photo, boxes: Mapping[str, Boxes] | None, *, by_base_name: bool) -> Boxes | None:
     if boxes is None:
         return None
-    for key in (str(photo.path), photo.name, *([_base_name(photo)] if by_base_name else [])):
+    for key in (photo.path.as_posix(), photo.name, *([_base_name(photo)] if by_base_name else [])):
         if key in boxes:
             return boxes[key]
     raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")

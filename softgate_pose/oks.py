@@ -105,7 +105,7 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
     """
     _pycocotools()
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
         (category,) = (category for category in data["categories"] if category.get("keypoints"))
         annotations = [
             {"category_id": category["id"], **_annotation(row, i, 3 * len(category["keypoints"]))}

@@ -54,6 +54,12 @@ def coco_file(source: str) -> Path | None:
     return _coco_annotations(folder, split) if kind == "coco" else None
 
 
+def annotation_files(source: str) -> list[Path]:
+    """All files in the folder of ``KIND:FOLDER:SPLIT`` that may be somebody's annotations."""
+    folder = _parse_source(source)[1]
+    return [file for pattern in ("annotations/*", "annot/*", "*.mat") for file in folder.glob(pattern)]
+
+
 def _parse_source(source: str) -> tuple[str, Path, str]:
     kind, _, rest = source.partition(":")
     folder, _, split = rest.rpartition(":")
@@ -297,14 +303,17 @@ def read_coco(root: Path, split: str) -> People:
         lists = {name: _list_field(data, name) for name in ("categories", "images", "annotations")}
         category, skeleton = _coco_category(lists["categories"])
         files = _coco_files(lists["images"])
-    rows = []
+    rows, seen = [], set[Any]()
     for i, annotation in enumerate(lists["annotations"]):
         with _naming(f"{layout}: annotation [{i}]"):
-            if _key(annotation, "category_id") == category and not annotation.get("iscrowd"):
+            seen.add(_key(annotation, "category_id"))
+            if annotation["category_id"] == category and not _is_crowd(annotation):
                 rows.append(_coco_person(annotation, skeleton, files))
     people = [row for row in rows if row is not None]
     if not people:
-        raise ValueError(f"{file} holds nobody with a labelled keypoint.")
+        others = "" if category in seen else ", ".join(sorted(map(repr, seen)))
+        hint = f"; the category with keypoints is {category!r}, the annotations are of {others}" if others else ""
+        raise ValueError(f"{file} holds nobody with a labelled keypoint{hint}.")
     folder = _image_folder(root, split, people[0][0])
     images = tuple(folder / name for name, _, _ in people)
     triples = torch.from_numpy(np.stack([triple for _, triple, _ in people]))
@@ -351,6 +360,13 @@ def _coco_category(categories: list[Any]) -> tuple[Any, Skeleton]:
     edges = tuple((names[int(a) - 1], names[int(b) - 1]) for a, b in pairs)
     skeleton = Skeleton(str(found[0].get("name", "custom")), tuple(names), edges)
     return _key(found[0], "id"), COCO if skeleton.keypoints == COCO.keypoints else skeleton
+
+
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    crowd = annotation.get("iscrowd") or 0
+    if not isinstance(crowd, int | float):
+        raise ValueError(f"iscrowd must be 0 or 1, got {crowd!r}")
+    return bool(crowd)
 
 
 def _coco_person(
@@ -434,7 +450,7 @@ def _inside(folder: Path, name: Any) -> Path:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 

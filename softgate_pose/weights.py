@@ -345,8 +345,7 @@ def _save(
         raise ValueError(
             f"Weights are saved in a floating point type, such as torch.float16, or with dtype=None; got {dtype}."
         )
-    if isinstance((training or {}).get("data", []), str):
-        raise ValueError("training['data'] must be a list of texts, one for each data set; got one text.")
+    card.check_training(training or {}, "training")
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()

@@ -466,7 +466,11 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     (tmp_path / "bare.safetensors").write_bytes((out / "model" / "model.safetensors").read_bytes())
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making
     assert run(*arguments, "--checkpoint", tmp_path / "bare.safetensors").exit_code == 0
-    for content, problem in (("{", "is not JSON"), ("[]", "must hold a JSON object")):
+    for content, problem in (
+        ("{", "is not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"data": null}', "['data'] must be a list of texts"),
+    ):
         (tmp_path / "training.json").write_text(content)
         message = failing(*arguments, "--checkpoint", tmp_path / "bare.safetensors")
         assert f"{tmp_path / 'training.json'}" in message

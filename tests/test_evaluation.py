@@ -656,6 +656,21 @@ def test_outputs_that_cannot_be_written_are_told_before_predicting(mpii_source, 
         assert "is a folder" in failing("--data", mpii_source, option, tmp_path)
 
 
+def test_outputs_replace_nothing_that_is_read_and_no_other_output(mpii_source, tmp_path):
+    people = read_people(mpii_source)
+    file = written(tmp_path / "p.json", own_json(people))
+    scored = ("--data", mpii_source, "--predictions", file)
+    annotations = next(people.images[0].parent.parent.glob("annot/*.json"))
+    (tmp_path / "link.json").symlink_to(annotations)
+    before = {path: path.read_bytes() for path in (file, annotations, people.images[0])}
+    for output in (file, annotations, tmp_path / "link.json"):
+        assert "is read by this command; choose another name" in failing(*scored, "--json", output)
+    assert "is read by this command" in failing(*scored, "--sheet", people.images[0])
+    both = ("--json", tmp_path / "t.jpg", "--sheet", tmp_path / "t.jpg")
+    assert "this file is that of --json" in failing(*scored, *both)
+    assert before == {path: path.read_bytes() for path in before}
+
+
 def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source, tmp_path):
     """Missing predictions draw nothing, so the sheets differ by the skeletons alone."""
     people = read_people(mpii_source)

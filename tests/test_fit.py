@@ -402,6 +402,8 @@ def test_sides_that_mirroring_does_not_swap_are_warned_of(people, tmp_path, capl
 
 
 def test_training_refuses_what_cannot_work(people, mpii_folder, tmp_path):
+    with pytest.raises(ValueError, match="0 people are fewer than one batch of 32; give more, or hold out fewer"):
+        trained(people.select([]), tmp_path / "run", recipe=Recipe())
     with pytest.raises(ValueError, match="6 people are fewer than one batch of 32; choose a smaller batch_size"):
         trained(people, tmp_path / "run", recipe=Recipe())
     with pytest.raises(ValueError, match="skeleton 'mpii', the model 'lsp'"):

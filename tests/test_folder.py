@@ -14,7 +14,7 @@ from PIL import Image
 
 from softgate_pose import LSP, Poses, save_pretrained
 from softgate_pose.cli import main
-from softgate_pose.folder import OUTPUT_SUFFIXES, Photo, Results, find_photos, picture_paths, process
+from softgate_pose.folder import OUTPUT_SUFFIXES, Photo, Results, find_photos, picture_paths, process, read_boxes
 
 
 @pytest.fixture
@@ -328,3 +328,35 @@ def test_an_image_cut_while_it_is_open_fails_alone(tmp_path):
     ((_, poses, problem),) = process([photo], lambda image, boxes: poses_of())
     assert poses is None
     assert "No image" in problem
+
+
+def test_every_photo_has_a_picture_of_its_own(tmp_path):
+    names = ("a.png.bmp", "a.jpg", "a.png", "a.gif")
+    paths = picture_paths([Photo(tmp_path, name) for name in names], tmp_path / "drawn")
+    assert len(set(paths.values())) == len(names)
+
+
+@pytest.mark.parametrize("name", ["boxes.json", "boxes.csv"])
+def test_a_photo_s_path_in_a_boxes_file_may_be_spelt_otherwise(name, tmp_path):
+    text = {"boxes.json": '{"./p//a.jpg": [[1, 2, 3, 4]]}', "boxes.csv": "image,x0,y0,x1,y1\n./p//a.jpg,1,2,3,4\n"}
+    (tmp_path / name).write_text(text[name])
+    assert read_boxes(tmp_path / name) == {"p/a.jpg": [[1, 2, 3, 4]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("a.json", '{"a.jpg": [[1, 2, 3, 4]], "a.jpg": []}', "'a.jpg' is named twice; give one list"),
+        ("a.json", '{"a.jpg": [], "./a.jpg": []}', "'./a.jpg' is named twice"),
+        ("a.json", '{"a.jpg": {}}', "'a.jpg' has {}, not a list of boxes"),
+        ("a.json", '{"a.jpg": ""}', "not a list of boxes"),
+        ("a.json", '{"a.jpg": ["1999"]}', "not a list of boxes"),
+        ("a.json", '{"a.jpg": [["1", "9", "9", "9"]]}', "what is no number"),
+        ("a.csv", "a.jpg,1,2,3,4\n", "first line does not name image, x0, x1, y0, y1"),
+        ("a.csv", "", "first line does not name"),
+    ],
+)
+def test_mistakes_in_a_boxes_file_lose_nobody(name, text, match, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"is not a boxes file .*{match}"):
+        read_boxes(tmp_path / name)

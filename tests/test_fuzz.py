@@ -133,7 +133,7 @@ def test_what_is_no_config_is_refused(fields):
 
 
 boxes = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=9),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=9),
     st.lists(st.tuples(numbers, numbers, numbers, numbers).map(list), min_size=1, max_size=3),
     max_size=4,
 )

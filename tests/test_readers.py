@@ -77,6 +77,11 @@ def dog(**changes):
         (coco_data(categories=dog(skeleton=[1, 2])), "must be pairs of keypoints"),
         (coco_data(annotations=[]), "train.json holds nobody with a labelled keypoint"),
         (coco_data(annotations=[coco_row(keypoints=[0] * 15)]), "holds nobody with a labelled keypoint"),
+        (
+            coco_data(annotations=[coco_row(category_id="3")]),
+            r"keypoint; the category with keypoints is 3, the annotations are of '3'\.",
+        ),
+        (coco_data(annotations=[coco_row(iscrowd="0")]), r"annotation \[0\]: iscrowd must be 0 or 1, got '0'"),
         (coco_data(annotations=[coco_row(), "b"]), r"annotation \[1\]: expected a dictionary, got 'b'"),
         (coco_data(annotations=[coco_row(), {"id": 1}]), r"annotation \[1\]: 'category_id' is missing"),
         (coco_data(annotations=[coco_row(), coco_row(image_id=8)]), r"annotation \[1\]: its image_id 8 is not among"),
@@ -374,6 +379,13 @@ def test_lsp_becomes_mpii_with_pelvis_and_thorax_between(lspet_folder):
     unlabelled = [name for name, labelled in zip(MPII.keypoints, people.labelled[0], strict=True) if not labelled]
     assert unlabelled == ["left_hip", "pelvis"]
     assert people.to_skeleton(LSP).keypoints.equal(read_lspet(lspet_folder[0]).keypoints)
+
+
+def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path):
+    source = write_coco(tmp_path, coco_data())
+    file = next(tmp_path.glob("annotations/*.json"))
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert len(read_people(source)) == 1
 
 
 def test_holding_out_splits_by_image_and_repeats(mpii_folder):

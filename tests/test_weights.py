@@ -80,9 +80,34 @@ def test_a_folder_given_as_the_name_of_a_model_without_weights(tiny_config, fold
 def test_weights_are_saved_in_floating_point(tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"floating point type, such as torch\.float16, .* got torch\.int8"):
         save_pretrained(tiny_model, tmp_path / "model", dtype=torch.int8)
-    with pytest.raises(ValueError, match=r"training\['data'\] must be a list of texts"):
-        save_pretrained(tiny_model, tmp_path / "model", training={"data": "300 people"})
     assert not (tmp_path / "model").exists()
+
+
+TEACHER = {"name": "large", "weights": "1f", "share": 0.5, "data": ["a"], "licence": None}
+
+
+@pytest.mark.parametrize(
+    ("training", "match"),
+    [
+        (
+            {"data": "300 people"},
+            r"training\['data'\] must be a list of texts, one for each data set, got '300 people'",
+        ),
+        ({"data": None}, r"training\['data'\]"),
+        ({"metrics": [1]}, r"training\['metrics'\] must be a list of rows"),
+        ({"licence": {"name": "MIT"}}, r"training\['licence'\] must be a text"),
+        ({"teacher": "large"}, r"training\['teacher'\] must be an object"),
+        ({"teacher": {"name": "large"}}, "an object with name, weights, share, data, licence"),
+        ({"teacher": {**TEACHER, "data": "a"}}, r"training\['teacher'\]\['data'\]"),
+        ({"before": None}, r"training\['before'\] must be a JSON object"),
+        ({"before": {"before": {"held_out": 4}}}, r"\['before'\]\['before'\]\['held_out'\] must be a text, got 4"),
+    ],
+)
+def test_what_is_said_of_the_training_is_checked(training, match, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        save_pretrained(tiny_model, tmp_path / "model", training=training)
+    assert not (tmp_path / "model").exists()
+    save_pretrained(tiny_model, tmp_path / "model", training={"before": {"teacher": TEACHER, "licence": None}})
 
 
 def test_device_dtype_and_layout():
@@ -100,6 +125,12 @@ def test_device_dtype_and_layout():
         ("sgpose_smal_4s", r"Unknown model 'sgpose_smal_4s'\. Did you mean 'sgpose_small_4s'.*shows all 9"),
         ("resnet50", r"Unknown model 'resnet50'\. list_models\(\)"),
         ("", "Unknown model ''"),
+        (
+            "./runs/v1.2/model",
+            r"'./runs/v1\.2/model' is no model's name\. .* are local-dir:\./runs/v1\.2/model; a repos",
+        ),
+        ("owner/repo", "hf-hub:OWNER/NAME"),
+        ("pyproject.toml", "local-dir:pyproject.toml"),
         (None, "must be a text"),
         ("sgpose_0m5_1s.nobody", r"No weights 'sgpose_0m5_1s\.nobody'; sgpose_0m5_1s has 'sgpose_0m5_1s\.|No weights"),
     ],

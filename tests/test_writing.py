@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from softgate_pose.writing import written_whole
@@ -34,3 +36,21 @@ def test_a_file_of_the_same_name_but_for_its_ending_is_no_scratch_file(tmp_path)
     with written_whole(tmp_path / "a.txt") as scratch:
         scratch.write_text("it")
     assert (tmp_path / "a.txt.new").read_text() == "somebody's"
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.txt").write_text("before")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "there" / "a.txt")
+    with written_whole(tmp_path / "a.txt") as scratch:
+        scratch.write_text("after")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "there" / "a.txt").read_text() == "after"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is no regular file"), written_whole(tmp_path / "pipe") as scratch:
+        scratch.write_text("it")
+    assert (tmp_path / "pipe").is_fifo()

@@ -134,7 +134,8 @@ def fit(
             raise ValueError(f"The people have skeleton {group.skeleton.name!r}, the model {config.skeleton.name!r}.")
     if len(people) < recipe.batch_size:
         raise ValueError(
-            f"{len(people)} people are fewer than one batch of {recipe.batch_size}; choose a smaller batch_size."
+            f"{len(people)} people are fewer than one batch of {recipe.batch_size}; "
+            + ("choose a smaller batch_size." if len(people) else "give more, or hold out fewer.")
         )
     accelerator = _accelerator(recipe, engine)
     parts = accelerator.num_processes * recipe.accumulate

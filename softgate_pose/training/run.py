@@ -182,4 +182,4 @@ def _wait_for_everyone() -> None:
 def _label(source: str) -> str:
     """``lsp:data/lsp:test`` as cards call it: lsp test."""
     folder, _, split = source.partition(":")[2].rpartition(":")
-    return f"{Path(folder).name} {split}"
+    return f"{Path(folder).absolute().name} {split}"
