@@ -30,6 +30,8 @@ def main(folder: Path, tag: str) -> None:
     model = found.config.name
     get_entry(model)
     target = BUNDLED / f"{model}.{tag}"
+    if folder.resolve() == target.resolve() or not (folder / TRAINING_FILE).is_file():
+        raise SystemExit(f"{folder} is no run's model: it is the bundle itself, or has no {TRAINING_FILE}.")
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(folder, target)

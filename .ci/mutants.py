@@ -55,7 +55,7 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("pose/geometry.py", _HIGH, "0  ->  -1"): "an upper end below 0 is no less empty",
     (
         "pose/metrics.py",
-        "size = torch.linalg.vector_norm(keypoints[:, shoulder] - keypoints[:, hip], dim=-1)",
+        "size = torch.linalg.vector_norm((keypoints[:, shoulder] - keypoints[:, hip]).double(), dim=-1)",
         "-1  ->  1",
     ): "the last of two dimensions",
     (

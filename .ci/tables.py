@@ -58,7 +58,7 @@ def summary(file: Path) -> list[str]:
         card = zoo.read_card(weights)
         cells = [f"[`{full}`]({_page(file, weights.model)})", "–", _size(card), "–"]
         if weights.folder is not None:
-            width, height = card["config"].input_size
+            height, width = card["config"].input_size
             cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
             cells[3] = f"{zoo.get_entry(weights.model).macs * width * height / 256**2 / 1e9:.2f} G"
         found = {(row["data"], row["protocol"]): row for row in card.get("metrics", ()) if row["flip_test"]}

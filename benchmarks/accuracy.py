@@ -9,9 +9,8 @@ import torch
 from benchmarks.contestants import Setting
 from benchmarks.report import Table
 from softgate_pose import create_model, deploy
-from softgate_pose.evaluation import crop_people, evaluate
-from softgate_pose.export import CALIBRATION_IMAGES, export_model, load_onnx
-from softgate_pose.images import normalize
+from softgate_pose.evaluation import calibration_images, evaluate
+from softgate_pose.export import export_model, load_onnx
 from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
 
@@ -32,8 +31,7 @@ def accuracy_table(
         if "+bf16" in form:
             model = model.to(torch.bfloat16)
         if "+int8" in form:
-            chosen = range(0, len(training), max(1, len(training) // CALIBRATION_IMAGES))[:CALIBRATION_IMAGES]
-            images = normalize(crop_people(training, chosen, model.config), model.config)
+            images = calibration_images(training, model.config)
             with tempfile.TemporaryDirectory() as folder:
                 file = export_model(model, Path(folder) / "model.onnx", calibration=images)
                 model = load_onnx(file, threads=setting.threads)

@@ -23,6 +23,7 @@ from torch import Tensor
 from softgate_pose import create_model, deploy
 from softgate_pose.evaluation import predict_people
 from softgate_pose.people import People
+from softgate_pose.pose.metrics import box_sizes
 from softgate_pose.readers import read_people
 from softgate_pose.training.crops import readable, some
 from softgate_pose.writing import written_whole
@@ -42,7 +43,7 @@ def clean(people: People, keypoints: Tensor, scores: Tensor, *, fill: bool = Fal
         fill: Label what is not labelled.
     """
     mirror = torch.tensor(people.skeleton.mirror)
-    sides = (people.boxes[:, 2:] - people.boxes[:, :2]).amax(dim=1)
+    sides = box_sizes(people.boxes)
     labels, labelled = people.keypoints.clone(), people.labelled.clone()
 
     def distances(points: Tensor) -> Tensor:

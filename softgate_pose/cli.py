@@ -230,7 +230,7 @@ def predict(
                 for photo, poses, problem in folder.process(found, run, boxes=boxes, results=results, pictures=drawn):
                     bar.update()
                     if problem is not None:
-                        failed.append(problem if photo.path.name in problem else f"{photo.path}: {problem}")
+                        failed.append(problem)
                     elif poses is not None and out is None and pictures is None:
                         with bar.external_write_mode():
                             _print_poses(photo.name, poses)
@@ -588,23 +588,17 @@ def export(name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod |
     Without --decode heatmaps come out, and `predict --model file.onnx` runs it in ONNX Runtime; with it keypoints
     in input pixels and their scores.
     """
-    from softgate_pose.export import CALIBRATION_IMAGES, export_model
+    from softgate_pose.evaluation import calibration_images
+    from softgate_pose.export import export_model
     from softgate_pose.model.deployed import deploy
+    from softgate_pose.readers import read_people
 
     if name.endswith(".onnx"):
         raise ValueError(f"{name} is an exported file; export the model that it was made from.")
     _, model = _build(name, checkpoint, "cpu")
     images = None
     if calibration is not None:
-        from softgate_pose.evaluation import crop_people
-        from softgate_pose.images import normalize
-        from softgate_pose.readers import read_people
-
-        people = read_people(calibration)
-        step = max(1, len(people) // CALIBRATION_IMAGES)
-        images = normalize(
-            crop_people(people, range(len(people))[::step][:CALIBRATION_IMAGES], model.config), model.config
-        )
+        images = calibration_images(read_people(calibration), model.config)
     file = export_model(deploy(model), out, decode=decode, calibration=images)
     height, width = model.config.input_size
     click.echo(f"{file}: {model.config.name} for images (B, {model.config.in_chans}, {height}, {width}), ", nl=False)

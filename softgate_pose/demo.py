@@ -49,6 +49,10 @@ _NO_REQUESTS_ELSEWHERE = (
 )
 
 
+def _boxes(count: int) -> str:
+    return f"{count} box{'' if count == 1 else 'es'}."
+
+
 def parse_boxes(text: str) -> list[list[float]] | None:
     """Boxes that somebody typed or pasted: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``.
 
@@ -64,7 +68,7 @@ def parse_boxes(text: str) -> list[list[float]] | None:
         try:
             rows = json.loads(text)
             return [[float(value) for value in row] for row in ([rows] if rows and _number(rows[0]) else rows)]
-        except (TypeError, ValueError) as error:
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"The boxes are not JSON of the form [[x0, y0, x1, y1], ...]: {error}") from None
     boxes = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -164,7 +168,7 @@ def build_page(models: Models) -> gradio.Blocks:
             geometry.as_boxes(boxes)
         except (OSError, ValueError) as error:
             return gr.skip(), None, _problem(error, file)
-        return draw_boxes(photo, boxes, None), None, f"{len(boxes)} boxes." if boxes else "The whole photo."
+        return draw_boxes(photo, boxes, None), None, _boxes(len(boxes)) if boxes else "The whole photo."
 
     def click(file: str | None, text: str, corner: Any, event: Any) -> tuple[Any, ...]:
         """A click on the photo: the first or the second corner of a box."""
@@ -185,7 +189,7 @@ def build_page(models: Models) -> gradio.Blocks:
                 "That box has no area; click two other corners.",
             )
         lines = "\n".join(", ".join(f"{value:g}" for value in box) for box in boxes)
-        return draw_boxes(photo, boxes, None), lines, None, f"{len(boxes)} box{'es' if len(boxes) > 1 else ''}."
+        return draw_boxes(photo, boxes, None), lines, None, _boxes(len(boxes))
 
     click.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.images import load_image
+from softgate_pose.images import load_image, normalize
 from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
@@ -21,6 +21,7 @@ from softgate_pose.prediction_files import Predictions, require_keypoints
 
 __all__ = [
     "Evaluation",
+    "calibration_images",
     "crop_people",
     "evaluate",
     "mean_pose_keypoints",
@@ -28,6 +29,8 @@ __all__ = [
     "predict_people",
     "score_keypoints",
 ]
+
+_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,12 @@ def predict_people(
         keypoints.append(geometry.transform_points(back, points.float().cpu()))
         scores.append(peaks.float().cpu())
     return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
+
+
+def calibration_images(people: People, config: PoseConfig) -> Tensor:
+    """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
+    step = max(1, len(people) // _CALIBRATION_IMAGES)
+    return normalize(crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config), config)
 
 
 def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> Tensor:

@@ -12,18 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from softgate_pose.config import STRIDE, PoseConfig
-from softgate_pose.model.deployed import DeployedPose
-from softgate_pose.model.network import PoseModel, SoftGatePose
+from softgate_pose.model.network import PoseModel
 from softgate_pose.pose.geometry import heatmap_to_input
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
 from softgate_pose.writing import written_whole
 
-__all__ = ["CALIBRATION_IMAGES", "OnnxPose", "export_model", "load_onnx"]
+__all__ = ["OnnxPose", "export_model", "load_onnx"]
 
 _CONFIG_KEY = "softgate_pose.config"
-CALIBRATION_IMAGES = 64
-"""As many give ranges that do not cost accuracy."""
-
 _INSTALL = "pip install 'softgate-pose[export]'"
 
 
@@ -78,7 +74,7 @@ def export_model(
             takes, or 8-bit integers are asked for in a ``.pt2`` file, with a decoder or without images.
     """
     file = Path(file)
-    if not isinstance(model, (SoftGatePose, DeployedPose)):
+    if not isinstance(model, PoseModel) or isinstance(model, OnnxPose):
         raise TypeError(f"A model of create_model or deploy is exported, got {type(model).__name__}.")
     if calibration is not None and (file.suffix != ".onnx" or decode is not None or len(calibration) == 0):
         raise ValueError("8-bit integers take a .onnx file, decode=None, and at least one image in calibration.")

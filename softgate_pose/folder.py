@@ -406,7 +406,7 @@ def process(
             drawn, even if its poses are kept already.
 
     Yields:
-        The photo, its poses or None, and what went wrong or None.
+        The photo, its poses or None, and what went wrong, which names the photo's path, or None.
 
     Raises:
         OSError: If results or pictures cannot be written.
@@ -425,7 +425,8 @@ def process(
                 raise ValueError(f"{photo.path}: the model's keypoints or scores are not finite numbers.")
             picture = None if path is None else poses.draw(image)
         except (OSError, ValueError) as error:
-            yield photo, None, str(error)
+            problem = str(error)
+            yield photo, None, problem if str(photo.path) in problem else f"{photo.path}: {problem}"
             continue
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate" not in str(error):  # as PyTorch says it

@@ -152,7 +152,7 @@ def _annotation(row: dict[str, Any], index: int, count: int) -> dict[str, Any]:
         "num_keypoints": labelled,
         "bbox": numbers("bbox", given.get("bbox", [0] * 4), 4),
         "area": area,
-        "iscrowd": int(crowd),
+        "iscrowd": int(bool(crowd)),
     }
 
 
@@ -190,7 +190,7 @@ def score_oks(
         results, name = list(predictions), f"OKS AP{variant}"
         _check_results(results, annotations)
     statistics = _evaluate(results, annotations, values)
-    people = sum(bool(row["num_keypoints"]) and not row["iscrowd"] for row in annotations.annotations)
+    people = len(annotations.people)
     areas = "" if annotations.has_areas else "; where no area is annotated it is the box's"
     return Evaluation(
         name,

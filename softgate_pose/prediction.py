@@ -141,8 +141,6 @@ def predict(
         crop_keypoints, crop_scores = predict_crops(model, crops, flip_test=flip_test, decode=decode)
         keypoints.append(geometry.transform_points(geometry.invert(chunk), crop_keypoints.cpu()))
         scores.append(crop_scores.cpu())
-    if not keypoints:
-        keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
     return Poses(torch.cat(keypoints), torch.cat(scores), people.float(), config.skeleton)
 
 

@@ -43,7 +43,9 @@ def test_boxes_are_read_as_people_write_them(text, boxes):
     assert parse_boxes(text) == boxes
 
 
-@pytest.mark.parametrize("text", ["1 2 3", "1 2 3 4\nx", "[[1, 2", "[null]", '["a", 1, 2, 3]'])
+@pytest.mark.parametrize(
+    "text", ["1 2 3", "1 2 3 4\nx", "[[1, 2", "[null]", '["a", 1, 2, 3]', "[" * 100_000, f"[[1{'0' * 400}, 2, 3, 4]]"]
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match=r"Boxes, line [12]: expected four numbers|not JSON of the form"):
         parse_boxes(text)

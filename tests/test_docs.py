@@ -297,7 +297,6 @@ INTERNAL = {
     "card.data_lines",
     "demo.draw_boxes",
     "demo.parse_boxes",
-    "export.CALIBRATION_IMAGES",
     "folder",
     "hub",
     "matlab",

@@ -360,3 +360,13 @@ def test_mistakes_in_a_boxes_file_lose_nobody(name, text, match, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"is not a boxes file .*{match}"):
         read_boxes(tmp_path / name)
+
+
+def test_what_went_wrong_names_the_photo_s_path(tmp_path, photo):
+    photo.save(tmp_path / "0.png")
+
+    def predict(image, boxes):
+        raise ValueError("Box 0.png lies outside.")
+
+    ((_, _, problem),) = process(find_photos([tmp_path]), predict)
+    assert problem == f"{tmp_path / '0.png'}: Box 0.png lies outside."

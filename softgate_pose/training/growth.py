@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,8 @@ def _check(config: PoseConfig, smaller: PoseConfig) -> None:
             f"{config.name} predicts {', '.join(config.skeleton.keypoints)}; {smaller.name}, which it should grow "
             f"from, {', '.join(smaller.skeleton.keypoints)}. Build both with the same skeleton."
         )
-    for name in ("in_chans", "depth", "gate", "alpha_init", "merge", "skip", "heatmap", "sigma", "mean", "std"):
+    may_differ = {"name", "num_stacks", "width", "skeleton", "input_size"}
+    for name in (field.name for field in dataclasses.fields(PoseConfig) if field.name not in may_differ):
         have, wanted = getattr(smaller, name), getattr(config, name)
         if have != wanted and (name != "alpha_init" or config.gate == "fixed"):  # others have learned theirs
             raise ValueError(

@@ -220,8 +220,7 @@ class _Run:
             fixed["teacher"] = teacher.identity()
         if start is not None:
             fixed["start"] = start
-        averaged = None if self.ema is None else self.ema.module
-        self.state = TrainingState(folder, model, averaged, self.optimizer, fixed)
+        self.state = TrainingState(folder, model, None if self.ema is None else self.ema.module, self.optimizer, fixed)
         self.progress = self.state.load()
         accelerator.wait_for_everyone()  # all have read what the first will replace
         self.finished = len(self.progress.history) == recipe.epochs
@@ -263,8 +262,13 @@ class _Run:
             )
 
     def result(self) -> SoftGatePose:
-        trained: SoftGatePose = self.model if self.ema is None else self.ema.module
-        return trained.eval()
+        return self._averaged.eval()
+
+    @property
+    def _averaged(self) -> SoftGatePose:
+        """The model with the moving average of its weights, or, if there is none, with its weights."""
+        averaged: SoftGatePose = self.model if self.ema is None else self.ema.module
+        return averaged
 
     def train(self, validation: People | None, report: Callable[[Epoch], None] | None) -> None:
         if self.finished:
@@ -404,8 +408,7 @@ class _Run:
         return heatmaps
 
     def _validate(self, people: People, epoch: int) -> Evaluation:
-        model = self.model if self.ema is None else self.ema.module
-        predictions = predict_people(model, people)
+        predictions = predict_people(self._averaged, people)
         keypoints = predictions.keypoints
         if self.engine.sheets:
             errors = person_errors(keypoints, people)
