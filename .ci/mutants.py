@@ -28,6 +28,7 @@ MODULES = {
     "pose/geometry.py": (24, ["test_geometry.py", "test_prediction.py"]),
     "pose/heatmaps.py": (24, ["test_heatmaps.py", "-k", "not export"]),
     "pose/metrics.py": (16, ["test_metrics.py"]),
+    "model/adapting.py": (8, ["test_weights.py", "-k", "skeleton or kept or channels or heads"]),
     "weights.py": (16, ["test_weights.py", "test_hub.py", "test_hub_faults.py", "-k", "not process and not offline"]),
     "hub.py": (8, ["test_hub.py", "test_hub_faults.py", "-k", "not process and not offline"]),
 }

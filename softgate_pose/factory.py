@@ -13,6 +13,7 @@ import torch
 
 from softgate_pose import weights, zoo
 from softgate_pose.config import PoseConfig
+from softgate_pose.model.adapting import adapt_tensors
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
 
@@ -98,7 +99,7 @@ def create_model(
     if found is not None:
         tensors = weights.read_tensors(found.file)
         if found.config is not None:
-            tensors, notes = weights.adapt_tensors(tensors, found.config, model)
+            tensors, notes = adapt_tensors(tensors, found.config, model)
             for note in notes:
                 logger.warning("%s: %s.", config.name, note)
         weights.load_tensors(model, tensors, str(found.file))
