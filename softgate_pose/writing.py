@@ -42,14 +42,12 @@ def written_whole(file: Path) -> Iterator[Path]:
     """A scratch path beside ``file``, to write to; it takes the file's place when the block ends.
 
     If the block raises, the scratch file goes, and what ``file`` held before stays. A link stays one: the file that it
-    leads to is replaced.
-
-    Raises:
-        OSError: If there is something that is no file, such as a device.
+    leads to is replaced. What is no file, such as /dev/stdout, is written to as it is.
     """
-    file = Path(os.path.realpath(file))
     if file.exists() and not file.is_file():
-        raise OSError(f"{file} is no regular file, which could be replaced; choose another name.")
+        yield file
+        return
+    file = Path(os.path.realpath(file))
     # as short as can be: a file's own name may be as long as a name can be
     scratch = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.new")
     try:
