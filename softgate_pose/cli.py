@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 import click
 
 from softgate_pose import __version__, zoo
-from softgate_pose.card import check_training, commands, data_lines
+from softgate_pose.card import commands, data_lines
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.training.crops import Keep
 
@@ -474,7 +474,7 @@ def train(
     """
     import torch
 
-    from softgate_pose.factory import create_model
+    from softgate_pose.factory import create_model, read_training
     from softgate_pose.readers import read_people
     from softgate_pose.training.growth import grow
     from softgate_pose.training.loop import Engine
@@ -487,7 +487,7 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     asked = _parse_settings(settings)
     recipe = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
-    before = _training_of(name, checkpoint)
+    before = read_training(name, checkpoint=checkpoint)
     # where gates start is for a recipe to say, but weights have theirs
     unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
     torch.manual_seed(recipe.recipe.seed)
@@ -504,13 +504,13 @@ def train(
             own = model.config
             smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
             grow(model, smaller)
-        before = _training_of(smaller_name, pretrained=True)
+        before = read_training(smaller_name, pretrained=True)
     teacher = None
     if teacher_name is not None:
         with _named(f"--teacher {teacher_name}"):
             trained = create_model(teacher_name, pretrained=True)
         share = {} if teacher_share is None else {"share": teacher_share}
-        teacher = Teacher(trained, name=teacher_name, training=_training_of(teacher_name, pretrained=True), **share)
+        teacher = Teacher(trained, name=teacher_name, training=read_training(teacher_name, pretrained=True), **share)
     elif teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(
@@ -662,34 +662,6 @@ def demo(model_name: str | None, checkpoint: Path | None, device: str, host: str
     page = build_page(loaders)
     click.echo(f"Open {serve(page, host=host, port=port, max_upload=max_upload)} in a browser; Ctrl-C stops it.")
     page.block_thread()
-
-
-def _training_of(name: str, checkpoint: Path | None = None, *, pretrained: bool = False) -> dict[str, Any] | None:
-    """What is known of how the weights came to be that a model is created with; None for no weights.
-
-    With ``pretrained`` a model's bare name means its first weights, as it does to ``create_model``.
-    """
-    if checkpoint is None and name.startswith("local-dir:"):
-        checkpoint = Path(name.removeprefix("local-dir:"))
-    if checkpoint is not None:
-        file = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / zoo.TRAINING_FILE
-        known = _read_training(file) if file.is_file() else {}
-    elif name.startswith("hf-hub:"):
-        known = {}
-    elif pretrained or "." in name:
-        known = zoo.read_card(zoo.get_pretrained(name))
-    else:
-        return None
-    return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
-
-
-def _read_training(file: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
-    check_training(known, str(file))
-    return dict(known)
 
 
 def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:

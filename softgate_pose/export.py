@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softgate_pose.config import STRIDE, PoseConfig
+from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import PoseModel
-from softgate_pose.pose.geometry import heatmap_to_input
-from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps
+from softgate_pose.pose.heatmaps import DecodeMethod
+from softgate_pose.prediction import crop_keypoints
 from softgate_pose.writing import written_whole
 
 __all__ = ["OnnxPose", "export_model", "load_onnx"]
@@ -29,11 +29,10 @@ class _Decoded(nn.Module):
     def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
-        decode_heatmaps(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
+        crop_keypoints(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        keypoints, scores = decode_heatmaps(self.model(images), self.method)
-        return heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
+        return crop_keypoints(self.model(images), self.method)
 
 
 def export_model(

@@ -1,8 +1,9 @@
-"""create_model: from a name to a network that is ready to use."""
+"""create_model: from a name to a network that is ready to use, and to what is known of its weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 
 from softgate_pose import weights, zoo
+from softgate_pose.card import check_training
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.adapting import adapt_tensors
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
 
-__all__ = ["create_model"]
+__all__ = ["create_model", "read_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,44 @@ def create_model(
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
     return model.eval()
+
+
+def read_training(
+    name: str, pretrained: bool | None = None, *, checkpoint: str | os.PathLike[str] | None = None
+) -> dict[str, Any] | None:
+    """What is known of how the weights came to be that ``create_model`` loads for the same arguments.
+
+    Returns:
+        As ``card.model_card`` takes it; of weights that say nothing, that their training is not recorded. None
+        where no weights are loaded.
+
+    Raises:
+        FileNotFoundError: If there are no weights in that folder.
+        ValueError: If the name is unknown, or the ``training.json`` beside the weights cannot be used.
+    """
+    if pretrained is False and checkpoint is None:
+        return None
+    if checkpoint is None and name.startswith(_LOCAL):
+        checkpoint = name.removeprefix(_LOCAL)
+    if checkpoint is not None:
+        file = weights.find_checkpoint(checkpoint).file.parent / zoo.TRAINING_FILE
+        known = _parse_training(file) if file.is_file() else {}
+    elif name.startswith(_HUB):
+        known = {}
+    elif pretrained or "." in name:
+        known = zoo.read_card(zoo.get_pretrained(name))
+    else:
+        return None
+    return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
+
+
+def _parse_training(file: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
+    check_training(known, str(file))
+    return dict(known)
 
 
 def _find(

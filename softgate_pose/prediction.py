@@ -19,7 +19,7 @@ from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps, flip_heatmaps
 from softgate_pose.pose.skeleton import Skeleton
 
-__all__ = ["BOX_SCALE", "Poses", "infer_heatmaps", "predict", "predict_crops"]
+__all__ = ["BOX_SCALE", "Poses", "crop_keypoints", "infer_heatmaps", "predict", "predict_crops"]
 
 BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
@@ -138,9 +138,9 @@ def predict(
     keypoints, scores = [], []
     for chunk in torch.split(matrices, batch_size):
         crops = geometry.crop(pixels, chunk, config.input_size)
-        crop_keypoints, crop_scores = predict_crops(model, crops, flip_test=flip_test, decode=decode)
-        keypoints.append(geometry.transform_points(geometry.invert(chunk), crop_keypoints.cpu()))
-        scores.append(crop_scores.cpu())
+        points, peaks = predict_crops(model, crops, flip_test=flip_test, decode=decode)
+        keypoints.append(geometry.transform_points(geometry.invert(chunk), points.cpu()))
+        scores.append(peaks.cpu())
     return Poses(torch.cat(keypoints), torch.cat(scores), people.float(), config.skeleton)
 
 
@@ -159,7 +159,16 @@ def predict_crops(
         Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1.
     """
     images = normalize(crops, model.config).to(next(model.parameters()).dtype)
-    heatmaps = infer_heatmaps(model, images, flip_test=flip_test)
+    return crop_keypoints(infer_heatmaps(model, images, flip_test=flip_test), decode)
+
+
+def crop_keypoints(heatmaps: Tensor, decode: DecodeMethod = "dark") -> tuple[Tensor, Tensor]:
+    """Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1, of a model's heatmaps (N, K, h, w).
+
+    Args:
+        heatmaps: Of crops (N, C, 4 h, 4 w).
+        decode: See ``decode_heatmaps``.
+    """
     keypoints, scores = decode_heatmaps(heatmaps, decode)
     return geometry.heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, list_pretrained, save_pretrained, zoo
+from softgate_pose.factory import read_training
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.weights import WEIGHTS_FILE, find_checkpoint
 
@@ -415,3 +416,22 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
     for row in card["metrics"]:
         (mean_pose,) = [other for other in card["baseline"] if other["data"] == row["data"]]
         assert row["limbs"] > 2 * mean_pose["limbs"]
+
+
+def test_read_training(tmp_path, tiny_model, unpublished):
+    bundled = zoo.get_pretrained("sgpose_0m5_1s")
+    known = zoo.read_card(bundled)
+    assert read_training("sgpose_0m5_1s", True) == read_training(bundled.name) == known
+    for without in (read_training("sgpose_0m5_1s"), read_training(bundled.name, False), read_training(unpublished)):
+        assert without is None
+
+    told = {"data": ["two photos"], "licence": "mine"}
+    folder = save_pretrained(tiny_model, tmp_path / "told", training=told)
+    assert read_training(f"local-dir:{folder}") == read_training(unpublished, checkpoint=folder) == told
+    assert read_training(f"local-dir:{folder}", False) is None
+    silent = save_pretrained(tiny_model, tmp_path / "silent")
+    assert read_training(unpublished, checkpoint=silent / "model.safetensors") == {
+        "data": [f"weights {silent / 'model.safetensors'}, whose training is not recorded"]
+    }
+    with pytest.raises(FileNotFoundError, match="No weights"):
+        read_training(f"local-dir:{tmp_path / 'absent'}")
