@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from softgate_pose import create_model, deploy
-from softgate_pose.evaluation import predict_people
 from softgate_pose.people import People
 from softgate_pose.pose.metrics import box_sizes
+from softgate_pose.prediction import predict_people
 from softgate_pose.readers import read_people
 from softgate_pose.training.crops import readable, some
 from softgate_pose.writing import written_whole

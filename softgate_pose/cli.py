@@ -12,17 +12,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import click
+import torch
+from tqdm import tqdm
 
-from softgate_pose import __version__, zoo
+from softgate_pose import __version__, demo, evaluation, folder, oks, publishing, zoo
 from softgate_pose.card import commands, data_lines
+from softgate_pose.export import export_model, load_onnx
+from softgate_pose.factory import create_model, read_training
+from softgate_pose.model.deployed import deploy
+from softgate_pose.model.network import PoseModel, SoftGatePose
+from softgate_pose.people import People, Predictions, concatenate, missing_images
 from softgate_pose.pose.heatmaps import DecodeMethod
+from softgate_pose.prediction import Poses, calibration_images, predict, predict_people
+from softgate_pose.prediction_files import read_predictions, write_predictions
+from softgate_pose.readers import annotation_files, coco_file, read_people
+from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
-
-if TYPE_CHECKING:
-    from softgate_pose.evaluation import Evaluation
+from softgate_pose.training.growth import grow
+from softgate_pose.training.loop import Engine, Epoch
+from softgate_pose.training.recipe import get_recipe
+from softgate_pose.training.run import is_main_process, train_and_save
+from softgate_pose.training.teacher import Teacher
+from softgate_pose.weights import file_digest, weights_digest
+from softgate_pose.writing import written_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -125,10 +140,10 @@ def list_command(pattern: str) -> None:
     click.echo("`softgate-pose info MODEL` shows what our weights measure.")
 
 
-@main.command()
+@main.command("info")
 @click.argument("name")
 @_plain_errors()
-def info(name: str) -> None:
+def info_command(name: str) -> None:
     """Show a model's config, budget and weights.
 
     NAME is a model, or one with a tag.
@@ -161,7 +176,7 @@ def info(name: str) -> None:
             click.echo("  measured     " + ", ".join(f"{key} {value}" for key, value in row.items()))
 
 
-@main.command()
+@main.command("predict")
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_model_options
 @click.option(
@@ -178,7 +193,7 @@ def info(name: str) -> None:
 @click.option("--pictures", type=click.Path(path_type=Path), help="Write the photos with skeletons drawn to a folder.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
 @_plain_errors()
-def predict(
+def predict_command(
     photos: tuple[Path, ...],
     model_name: str | None,
     checkpoint: Path | None,
@@ -196,12 +211,6 @@ def predict(
     A photo that cannot be read is passed over and listed at the end, with exit status 1. An
     interrupted run with --out goes on where it stopped when the same command is given again.
     """
-    from softgate_pose import folder
-    from softgate_pose.model.deployed import deploy
-    from softgate_pose.model.network import SoftGatePose
-    from softgate_pose.prediction import predict as predict_photo
-    from softgate_pose.weights import file_digest, weights_digest
-
     found = folder.find_photos(photos, leave_out=pictures)
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
@@ -220,7 +229,7 @@ def predict(
         "flip_test": flip_test,
         "decode": decode,
     }
-    run = partial(predict_photo, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
+    run = partial(predict, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
     failed: list[str] = []
     with nullcontext() if out is None else folder.Results(out, settings, overwrite=overwrite) as results:
         if results is not None and results.done:
@@ -253,7 +262,7 @@ def predict(
         sys.exit(1)
 
 
-@main.command()
+@main.command("evaluate")
 @_model_options
 @click.option(
     "--data",
@@ -290,7 +299,7 @@ def predict(
     "the data, below the worst.",
 )
 @_plain_errors()
-def evaluate(
+def evaluate_command(
     model_name: str | None,
     checkpoint: Path | None,
     device: str,
@@ -309,13 +318,6 @@ def evaluate(
     PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco:
     data COCO's average precision, too. The table says what exactly its protocol counts.
     """
-    from softgate_pose import evaluation, oks
-    from softgate_pose.people import concatenate, missing_images
-    from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
-    from softgate_pose.readers import annotation_files, coco_file, read_people
-    from softgate_pose.sheet import contact_sheet
-    from softgate_pose.writing import written_whole
-
     model_options = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
     if predictions_file is not None:
         others = {**model_options, "--mean-pose": mean_pose, "--save-predictions": save_predictions}
@@ -332,23 +334,18 @@ def evaluate(
         absent = missing_images(people)
         if absent:
             raise FileNotFoundError(f"{data} lacks {len(absent)} of its images; the first is {absent[0]}.")
-    annotations_file = coco_file(data)
-    annotations, no_precision = None, None
-    if annotations_file is not None:
-        try:
-            annotations = oks.read_coco_annotations(annotations_file)
-        except ImportError as error:
-            no_precision = error
-    found: Predictions | list[dict[str, Any]]
+
+    annotations, no_precision = _annotations_for_precision(data)
     settings: dict[str, Any] = {}
     if predictions_file is not None:
         name, found = str(predictions_file), read_predictions(predictions_file, people)
-        if annotations is None and not isinstance(found, Predictions):
+        if not isinstance(found, Predictions):
             if no_precision is not None:  # which is all that such a file is scored by
                 raise no_precision
-            raise ValueError(f"{predictions_file} holds COCO's results, which score on coco: data alone; got {data}.")
-        if sheet is not None and not isinstance(found, Predictions):
-            raise ValueError(f"{predictions_file} holds COCO's results, which do not say whom each is for: no --sheet.")
+            if annotations is None:
+                raise ValueError(f"{name} holds COCO's results, which score on coco: data alone; got {data}.")
+            if sheet is not None:
+                raise ValueError(f"{name} holds COCO's results, which do not say whom each is for: no --sheet.")
     elif mean_pose:
         training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
         points = evaluation.mean_pose_keypoints(training, people)
@@ -356,15 +353,15 @@ def evaluate(
     else:
         name, model = _build(model_name, checkpoint, device)
         settings = {"flip_test": flip_test, "decode": decode}
-        found = evaluation.predict_people(model, people, **settings, batch_size=batch_size, progress=True)
+        found = predict_people(model, people, **settings, batch_size=batch_size, progress=True)
     if save_predictions is not None and isinstance(found, Predictions):
         write_predictions(save_predictions, found)
 
     row: dict[str, Any] = {"model": name, "data": data, **settings}
     how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
     click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
-    if isinstance(found, Predictions):
-        chosen = found.select_keypoints(people.skeleton.keypoints)
+    chosen = found.select_keypoints(people.skeleton.keypoints) if isinstance(found, Predictions) else None
+    if chosen is not None:
         scored = evaluation.score_keypoints(chosen.keypoints, people)
         _print_evaluation(scored)
         row |= {**scored.to_dict(), "definition": scored.definition}
@@ -377,14 +374,11 @@ def evaluate(
     if json_file is not None:
         with written_whole(json_file) as scratch:
             scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    if sheet is not None and isinstance(found, Predictions):  # at last: an image that cannot be read costs no figure
-        errors = evaluation.person_errors(chosen.keypoints, people)
-        with written_whole(sheet) as scratch:
-            picture_format = "PNG" if sheet.suffix.lower() == ".png" else "JPEG"
-            contact_sheet(people, chosen, errors).save(scratch, picture_format, quality=90)
+    if sheet is not None and chosen is not None:  # at last: an image that cannot be read costs no figure
+        _write_sheet(sheet, people, chosen)
 
 
-@main.command()
+@main.command("train")
 @click.argument("name")
 @click.option("--data", "sources", multiple=True, required=True, help="KIND:FOLDER:SPLIT; given twice it counts twice.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
@@ -443,7 +437,7 @@ def evaluate(
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
 @click.option("--compile", "use_compile", is_flag=True, help="Use torch.compile.")
 @_plain_errors()
-def train(
+def train_command(
     name: str,
     sources: tuple[str, ...],
     out: Path,
@@ -472,30 +466,20 @@ def train(
     A NAME with a tag, hf-hub: or local-dir: starts from its weights. Under `accelerate launch` or
     `torchrun` several processes share each batch.
     """
-    import torch
-
-    from softgate_pose.factory import create_model, read_training
-    from softgate_pose.readers import read_people
-    from softgate_pose.training.growth import grow
-    from softgate_pose.training.loop import Engine
-    from softgate_pose.training.recipe import get_recipe
-    from softgate_pose.training.run import is_main_process, train_and_save
-    from softgate_pose.training.teacher import Teacher
-
     input_size = None if size is None else (size, size)
     named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     asked = _parse_settings(settings)
-    recipe = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
+    preset = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
     before = read_training(name, checkpoint=checkpoint)
     # where gates start is for a recipe to say, but weights have theirs
     unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
-    torch.manual_seed(recipe.recipe.seed)
+    torch.manual_seed(preset.recipe.seed)
     model = create_model(
         name,
         checkpoint=checkpoint,
         skeleton=read_people(sources[0]).skeleton if skeleton == "data" else skeleton,
-        **{key: value for key, value in recipe.model.items() if key not in unused},
+        **{key: value for key, value in preset.model.items() if key not in unused},
     )
     if smaller_name is not None:
         if before is not None:
@@ -517,7 +501,7 @@ def train(
         model,
         sources,
         out,
-        recipe=recipe.recipe,
+        recipe=preset.recipe,
         hold_out=hold_out,
         tests=tests,
         licence=licence,
@@ -546,7 +530,7 @@ def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def _print_epoch(epoch: Any) -> None:
+def _print_epoch(epoch: Epoch) -> None:
     row = epoch.row
     click.echo(
         f"epoch {row['epoch']}/{epoch.epochs}: loss {row['loss']:.4f}, {row['images_per_second']} images/s, "
@@ -569,7 +553,7 @@ def _parts(figures: Mapping[str, float]) -> str:
     return "  ".join(f"{part} {value:.1f}" for part, value in figures.items())
 
 
-@main.command()
+@main.command("export")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for NAME.")
@@ -582,43 +566,37 @@ def _parts(figures: Mapping[str, float]) -> str:
     "ranges of activations on, KIND:FOLDER:SPLIT as for train.",
 )
 @_plain_errors()
-def export(name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod | None, calibration: str | None) -> None:
+def export_command(
+    name: str, out: Path, checkpoint: Path | None, decode: DecodeMethod | None, calibration: str | None
+) -> None:
     """Write model NAME to OUT, a .onnx or .pt2 file that takes any number of images.
 
     Without --decode heatmaps come out, and `predict --model file.onnx` runs it in ONNX Runtime; with it keypoints
     in input pixels and their scores.
     """
-    from softgate_pose.evaluation import calibration_images
-    from softgate_pose.export import export_model
-    from softgate_pose.model.deployed import deploy
-    from softgate_pose.readers import read_people
-
     if name.endswith(".onnx"):
         raise ValueError(f"{name} is an exported file; export the model that it was made from.")
     _, model = _build(name, checkpoint, "cpu")
-    images = None
-    if calibration is not None:
-        images = calibration_images(read_people(calibration), model.config)
+    assert isinstance(model, SoftGatePose)
+    images = None if calibration is None else calibration_images(read_people(calibration), model.config)
     file = export_model(deploy(model), out, decode=decode, calibration=images)
     height, width = model.config.input_size
     click.echo(f"{file}: {model.config.name} for images (B, {model.config.in_chans}, {height}, {width}), ", nl=False)
     click.echo("normalised as the model's config says.")
 
 
-@main.command()
+@main.command("publish")
 @click.argument("owner")
 @click.argument("pattern", default="*")
 @click.option("--dry-run", is_flag=True, help="Show what would be uploaded; nothing is sent.")
 @click.option("--private", is_flag=True, help="Make new repositories private.")
 @_plain_errors()
-def publish(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
+def publish_command(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
     """Publish the bundled weights on the Hugging Face Hub, as OWNER/MODEL.TAG.
 
     PATTERN is a wildcard such as 'sgpose_*_2s'; without it all are published. Log in first, with
     `hf auth login` or a token in HF_TOKEN. Given again, it uploads only what differs.
     """
-    from softgate_pose import publishing
-
     publications = publishing.plan(owner, pattern)
     rows = []
     for publication in publications:
@@ -636,7 +614,7 @@ def publish(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
 
 
-@main.command()
+@main.command("demo")
 @_model_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port.")
@@ -648,29 +626,24 @@ def publish(owner: str, pattern: str, dry_run: bool, private: bool) -> None:
     help="Megabytes a photo may have.",
 )
 @_plain_errors()
-def demo(model_name: str | None, checkpoint: Path | None, device: str, host: str, port: int, max_upload: float) -> None:
+def demo_command(
+    model_name: str | None, checkpoint: Path | None, device: str, host: str, port: int, max_upload: float
+) -> None:
     """Open a page in the browser: a photo, its people, skeletons and heatmaps.
 
     The page offers all weights that there are, and --model first.
     """
-    from softgate_pose.demo import build_page, serve
-
     name, model = _build(model_name, checkpoint, device)
     others = [other for other in zoo.list_pretrained() if other != name or checkpoint is not None]
     loaders: dict[str, Callable[[], Any]] = {name if checkpoint is None else f"{name} of {checkpoint}": lambda: model}
     loaders |= {other: partial(lambda other: _build(other, None, device)[1], other) for other in others}
-    page = build_page(loaders)
-    click.echo(f"Open {serve(page, host=host, port=port, max_upload=max_upload)} in a browser; Ctrl-C stops it.")
+    page = demo.build_page(loaders)
+    click.echo(f"Open {demo.serve(page, host=host, port=port, max_upload=max_upload)} in a browser; Ctrl-C stops it.")
     page.block_thread()
 
 
-def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, Any]:
+def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, PoseModel]:
     """The named model with its weights, or the first that has some."""
-    import torch
-
-    from softgate_pose.export import load_onnx
-    from softgate_pose.factory import create_model
-
     if name is not None and name.endswith(".onnx"):
         if checkpoint is not None or device != "cpu":
             raise ValueError(f"{name} runs as it is, on the CPU: leave out --checkpoint and --device.")
@@ -705,13 +678,29 @@ def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> 
         taken[real] = f"is that of {option}"
 
 
+def _annotations_for_precision(data: str) -> tuple[oks.CocoAnnotations | None, ImportError | None]:
+    """What coco: data are scored on by average precision, or why they cannot be; neither for other data."""
+    file = coco_file(data)
+    try:
+        return None if file is None else oks.read_coco_annotations(file), None
+    except ImportError as error:
+        return None, error
+
+
+def _write_sheet(file: Path, people: People, predictions: Predictions) -> None:
+    errors = evaluation.person_errors(predictions.keypoints, people)
+    with written_whole(file) as scratch:
+        picture_format = "PNG" if file.suffix.lower() == ".png" else "JPEG"
+        contact_sheet(people, predictions, errors).save(scratch, picture_format, quality=90)
+
+
 def _refuse(reason: str, options: dict[str, Any]) -> None:
     given = [option for option, value in options.items() if value]
     if given:
         raise ValueError(f"{reason}; leave out {', '.join(given)}.")
 
 
-def _print_evaluation(scored: Evaluation) -> None:
+def _print_evaluation(scored: evaluation.Evaluation) -> None:
     """Protocol and people, and the figures below their names, in as many lines as 80 columns need."""
     indent = " " * 12
     click.echo(f"\n{'protocol':<12}{scored.protocol}")
@@ -728,8 +717,6 @@ def _print_evaluation(scored: Evaluation) -> None:
 
 
 def _progress(total: int, unit: str, *, done: int) -> Any:
-    from tqdm import tqdm
-
     return tqdm(total=total, initial=done, unit=f" {unit}", disable=total - done < 2, file=sys.stderr)
 
 
@@ -737,12 +724,8 @@ def _photos(count: int) -> str:
     return f"{count} photo{'' if count == 1 else 's'}"
 
 
-def _print_poses(name: str, poses: Any) -> None:
+def _print_poses(name: str, poses: Poses) -> None:
     for index, (points, scores) in enumerate(zip(poses.keypoints.tolist(), poses.scores.tolist(), strict=True)):
         click.echo(f"{click.format_filename(name)}, person {index}")  # a name may be no text
         for keypoint, (x, y), score in zip(poses.keypoint_names, points, scores, strict=True):
             click.echo(f"  {keypoint:<15} x {x:8.1f}  y {y:8.1f}  score {score:.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,36 +1,22 @@
-"""Weights and a data set to a table of PCKh and PCK."""
+"""Score predictions of annotated people: a table of PCKh or PCK."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from softgate_pose.config import PoseConfig
-from softgate_pose.images import load_image, normalize
 from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
 from softgate_pose.pose import geometry, metrics
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import BOX_SCALE, predict_crops
-from softgate_pose.prediction_files import Predictions, require_keypoints
+from softgate_pose.prediction import predict_people
 
-__all__ = [
-    "Evaluation",
-    "calibration_images",
-    "crop_people",
-    "evaluate",
-    "mean_pose_keypoints",
-    "person_errors",
-    "predict_people",
-    "score_keypoints",
-]
+__all__ = ["Evaluation", "evaluate", "mean_pose_keypoints", "person_errors", "score_keypoints"]
 
-_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
+_FINE_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,8 +26,8 @@ class Evaluation:
     Attributes:
         protocol: Its short name: ``PCKh@0.5``, ``PCK@0.2`` or ``PCK@0.1 of the box``.
         definition: What exactly that counts, as variants of each name differ.
-        table: Part, or keypoint of a skeleton that is no full body, to percent; what has no labels is not in it.
-        mean_fine: The mean PCKh at a threshold of 0.1, printed as ``mean@0.1``; None for other protocols.
+        table: Percent by part, or by keypoint where the skeleton is not a full body; without those that have
+            no labels. Of PCKh also ``mean@0.1``, the mean at a threshold of 0.1.
         people: People scored.
         left_out: People without a labelled keypoint, or without the length that the protocol measures by.
     """
@@ -49,15 +35,13 @@ class Evaluation:
     protocol: str
     definition: str
     table: dict[str, float]
-    mean_fine: float | None
     people: int
     left_out: int
 
     @property
     def figures(self) -> dict[str, float]:
-        """The table, and ``mean@0.1`` where there is one, to two decimals."""
-        fine = {} if self.mean_fine is None else {"mean@0.1": self.mean_fine}
-        return {part: round(value, 2) for part, value in {**self.table, **fine}.items()}
+        """The table, to two decimals."""
+        return {part: round(value, 2) for part, value in self.table.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: protocol, people, left_out and each figure."""
@@ -96,8 +80,10 @@ def score_keypoints(keypoints: Tensor, people: People) -> Evaluation:
     protocol = _protocol_of(people)
     names, distances = people.skeleton.keypoints, _distances(keypoints, people, protocol)
     result = metrics.pck(distances, names, protocol.threshold)
-    fine = protocol.table(metrics.pck(distances, names, 0.1)).get("mean") if protocol.has_fine else None
-    return Evaluation(protocol.name, protocol.definition, protocol.table(result), fine, result.people, result.left_out)
+    table = protocol.table(result)
+    if protocol.has_fine and "mean" in table:
+        table[f"mean@{_FINE_THRESHOLD}"] = protocol.table(metrics.pck(distances, names, _FINE_THRESHOLD))["mean"]
+    return Evaluation(protocol.name, protocol.definition, table, result.people, result.left_out)
 
 
 def person_errors(keypoints: Tensor, people: People) -> Tensor:
@@ -134,7 +120,7 @@ def _protocol_of(people: People) -> _Protocol:
     if (heads > 0).any():
         definition = (
             "HRNet's evaluation: distance <= 0.5 of the head size, which is 0.6 of the head box's diagonal; "
-            f"{mean}; mean@0.1 is the same at 0.1"
+            f"{mean}; mean@{_FINE_THRESHOLD} is the same at {_FINE_THRESHOLD}"
         )
         return _Protocol("PCKh@0.5", definition, 0.5, heads, metrics.pckh_table, has_fine=True)
 
@@ -152,63 +138,6 @@ def _protocol_of(people: People) -> _Protocol:
 
 def _distances(keypoints: Tensor, people: People, protocol: _Protocol) -> Tensor:
     return metrics.normalized_distances(keypoints, people.keypoints, people.labelled, protocol.lengths)
-
-
-def predict_people(
-    model: PoseModel,
-    people: People,
-    *,
-    flip_test: bool = False,
-    decode: DecodeMethod = "dark",
-    batch_size: int = 32,
-    progress: bool = False,
-) -> Predictions:
-    """Predict annotated people, from crops around their boxes, as ``predict`` cuts them.
-
-    Args:
-        model: From ``create_model``.
-        people: From ``read_people``.
-        flip_test: Average with the mirrored crops' heatmaps.
-        decode: See ``decode_heatmaps``.
-        batch_size: People that go through the network together.
-        progress: Show a bar.
-
-    Returns:
-        The model's keypoints and their scores, on the CPU.
-
-    Raises:
-        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored, or
-            ``batch_size`` is below 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    config, device = model.config, next(model.parameters()).device
-    require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
-    matrices = geometry.box_to_crop(people.boxes, config.input_size, BOX_SCALE)
-    keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
-    for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
-        chunk = range(start, min(start + batch_size, len(people)))
-        crops = crop_people(people, chunk, config)
-        points, peaks = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
-        back = geometry.invert(matrices[chunk.start : chunk.stop])
-        keypoints.append(geometry.transform_points(back, points.float().cpu()))
-        scores.append(peaks.float().cpu())
-    return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
-
-
-def calibration_images(people: People, config: PoseConfig) -> Tensor:
-    """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
-    step = max(1, len(people) // _CALIBRATION_IMAGES)
-    return normalize(crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config), config)
-
-
-def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> Tensor:
-    """Crops (N, C, H, W) around some people's boxes, colours in 0..255, of the config's input size."""
-    matrices = geometry.box_to_crop(people.boxes[list(indices)], config.input_size, BOX_SCALE)
-    images = (load_image(people.images[i], config.in_chans) for i in indices)
-    return torch.cat(
-        [geometry.crop(image, matrix[None], config.input_size) for image, matrix in zip(images, matrices, strict=True)]
-    )
 
 
 def mean_pose_keypoints(training: People, people: People) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import PoseModel
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import crop_keypoints
+from softgate_pose.prediction import decode_crops
 from softgate_pose.writing import written_whole
 
 __all__ = ["OnnxPose", "export_model", "load_onnx"]
@@ -29,10 +29,10 @@ class _Decoded(nn.Module):
     def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
-        crop_keypoints(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
+        decode_crops(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return crop_keypoints(self.model(images), self.method)
+        return decode_crops(self.model(images), self.method)
 
 
 def export_model(

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from softgate_pose.evaluation import Evaluation
+from softgate_pose.people import Predictions
 from softgate_pose.pose.skeleton import COCO
-from softgate_pose.prediction_files import CocoResult, Predictions
+from softgate_pose.prediction_files import CocoResult
 
 __all__ = ["COCO_SIGMAS", "UNIFORM_SIGMA", "CocoAnnotations", "read_coco_annotations", "score_oks"]
 
@@ -196,7 +197,6 @@ def score_oks(
         name,
         f"COCO's evaluation, by pycocotools: the mean over OKS thresholds of 0.50, 0.55 to 0.95; {described}{areas}",
         {figure: 100 * value for figure, value in zip(_FIGURES, statistics, strict=False) if value >= 0},
-        None,
         people,
         len(annotations.annotations) - people,
     )

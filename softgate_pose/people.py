@@ -1,4 +1,4 @@
-"""Annotated people, as one table whatever data set they come from."""
+"""Annotated people, and predictions of them, each as one table whatever data set they come from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softgate_pose.pose.skeleton import Skeleton
 
-__all__ = ["People", "concatenate", "missing_images"]
+__all__ = ["People", "Predictions", "concatenate", "missing_images", "require_keypoints"]
 
 _BETWEEN = {"pelvis": ("right_hip", "left_hip"), "thorax": ("right_shoulder", "left_shoulder")}
 """Keypoints that a skeleton may lack and that are taken as the middle of two others (paper, section 4)."""
@@ -79,6 +79,45 @@ class People:
         return (
             self.select([i for i in rows if self.images[i] not in held]),
             self.select([i for i in rows if self.images[i] in held]),
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Keypoints of N people, in the order of the data that they were predicted for.
+
+    Attributes:
+        keypoint_names: Of the K keypoints.
+        keypoints: (N, K, 2) as (x, y) in image pixels, 0-based; NaN where one is missing.
+        scores: (N, K), or None where none are known.
+    """
+
+    keypoint_names: tuple[str, ...]
+    keypoints: Tensor
+    scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def select_keypoints(self, names: Sequence[str]) -> Predictions:
+        """These keypoints alone, in this order.
+
+        Raises:
+            ValueError: If one of them was not predicted.
+        """
+        require_keypoints(self.keypoint_names, names, "The system")
+        columns = [self.keypoint_names.index(name) for name in names]
+        scores = None if self.scores is None else self.scores[:, columns]
+        return Predictions(tuple(names), self.keypoints[:, columns], scores)
+
+
+def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: str) -> None:
+    """Raise ``ValueError`` if a keypoint that data are scored on is not predicted."""
+    lacking = [name for name in wanted if name not in predicted]
+    if lacking:
+        raise ValueError(
+            f"{subject} does not predict {', '.join(lacking)}, which the data are scored on. "
+            f"It predicts {', '.join(predicted)}; score what was trained on the data's keypoints."
         )
 
 

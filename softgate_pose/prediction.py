@@ -1,4 +1,4 @@
-"""From a photo to poses: crop the people, run the network, decode, map back into the photo."""
+"""From photos to poses: crop the people, run the network, decode, map back into the photo."""
 
 from __future__ import annotations
 
@@ -10,21 +10,36 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from softgate_pose.config import STRIDE
+from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.draw import MIN_SCORE, draw_poses
 from softgate_pose.images import ImageSource, load_image, normalize
 from softgate_pose.model.network import PoseModel
+from softgate_pose.people import People, Predictions, require_keypoints
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import DecodeMethod, decode_heatmaps, flip_heatmaps
 from softgate_pose.pose.skeleton import Skeleton
 
-__all__ = ["BOX_SCALE", "Poses", "crop_keypoints", "infer_heatmaps", "predict", "predict_crops"]
+__all__ = [
+    "BOX_SCALE",
+    "Poses",
+    "calibration_images",
+    "crop_matrices",
+    "crop_people",
+    "decode_crops",
+    "infer_heatmaps",
+    "predict",
+    "predict_crops",
+    "predict_people",
+]
 
 BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
 _LARGEST_BOX = 100  # times the image
+
+_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ def predict(
     and left as it came.
 
     Args:
-        model: From ``create_model``.
+        model: From ``create_model``, ``deploy`` or ``load_onnx``.
         image: A path, PIL image, NumPy array (H, W, C) or tensor (C, H, W); see ``load_image``.
         boxes: The people, (N, 4) as (x0, y0, x1, y1) in pixels of the upright image, from any
             detector. None: the whole image is one person. A box may reach over the image's border.
@@ -119,21 +134,13 @@ def predict(
         ValueError: If the image cannot be read, or a box is not finite, lies wholly outside the image, is more
             than 100 times as large, or at most a pixel wide and high.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    _check_batch_size(batch_size)
     if not 0 < box_scale < math.inf:
         raise ValueError(f"box_scale must be a number above 0, got {box_scale}.")
-    config = model.config
+    config, device = model.config, next(model.parameters()).device
     pixels = load_image(image, config.in_chans)
     height, width = pixels.shape[1:]
-    if boxes is None:
-        people, box_scale = geometry.as_boxes([geometry.image_box(height, width)]), 1.0
-    else:
-        people = geometry.as_boxes(boxes)
-        _check_boxes(people, height, width)
-
-    matrices = geometry.box_to_crop(people, config.input_size, box_scale)
-    device = next(model.parameters()).device
+    people, matrices = crop_matrices(boxes, (height, width), config, box_scale=box_scale)
     pixels = pixels.to(device)
     keypoints, scores = [], []
     for chunk in torch.split(matrices, batch_size):
@@ -144,13 +151,103 @@ def predict(
     return Poses(torch.cat(keypoints), torch.cat(scores), people.float(), config.skeleton)
 
 
+def predict_people(
+    model: PoseModel,
+    people: People,
+    *,
+    flip_test: bool = False,
+    decode: DecodeMethod = "dark",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Predictions:
+    """Predict annotated people, from crops around their boxes, as ``predict`` cuts them.
+
+    Args:
+        model: From ``create_model``, ``deploy`` or ``load_onnx``.
+        people: From ``read_people``.
+        flip_test: Average with the mirrored crops' heatmaps.
+        decode: See ``decode_heatmaps``.
+        batch_size: People that go through the network together.
+        progress: Show a bar.
+
+    Returns:
+        The model's keypoints and their scores, on the CPU.
+
+    Raises:
+        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored, or
+            ``batch_size`` is below 1.
+    """
+    _check_batch_size(batch_size)
+    config, device = model.config, next(model.parameters()).device
+    require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
+    keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
+    for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
+        chunk = range(start, min(start + batch_size, len(people)))
+        crops, matrices = crop_people(people, chunk, config)
+        points, peaks = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
+        keypoints.append(geometry.transform_points(geometry.invert(matrices), points.cpu()))
+        scores.append(peaks.cpu())
+    return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
+
+
+def crop_matrices(
+    boxes: Tensor | Sequence[Sequence[float]] | None,
+    image_size: tuple[int, int],
+    config: PoseConfig,
+    *,
+    box_scale: float = BOX_SCALE,
+) -> tuple[Tensor, Tensor]:
+    """The people in an image, and how the network's crops of them are cut.
+
+    Args:
+        boxes: As for ``predict``.
+        image_size: Height and width of the image, in pixels.
+        config: Of the model, whose input size the crops have.
+        box_scale: As for ``predict``.
+
+    Returns:
+        Their boxes (N, 4), float64, and the maps (N, 2, 3) from image pixels to crop pixels.
+
+    Raises:
+        ValueError: As ``predict``, for boxes.
+    """
+    if boxes is None:
+        people, box_scale = geometry.as_boxes([geometry.image_box(*image_size)]), 1.0
+    else:
+        people = geometry.as_boxes(boxes)
+        _check_boxes(people, *image_size)
+    return people, geometry.box_to_crop(people, config.input_size, box_scale)
+
+
+def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> tuple[Tensor, Tensor]:
+    """Crops around the boxes of some annotated people.
+
+    Returns:
+        Crops (N, C, H, W) of the config's input size, colours in 0..255, and the maps (N, 2, 3) from image
+        pixels to crop pixels.
+    """
+    matrices = geometry.box_to_crop(people.boxes[list(indices)], config.input_size, BOX_SCALE)
+    images = (load_image(people.images[i], config.in_chans) for i in indices)
+    crops = [
+        geometry.crop(image, to_crop[None], config.input_size) for image, to_crop in zip(images, matrices, strict=True)
+    ]
+    return torch.cat(crops), matrices
+
+
+def calibration_images(people: People, config: PoseConfig) -> Tensor:
+    """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
+    step = max(1, len(people) // _CALIBRATION_IMAGES)
+    crops, _ = crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config)
+    return normalize(crops, config)
+
+
 def predict_crops(
     model: PoseModel, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
 ) -> tuple[Tensor, Tensor]:
     """Keypoints in crops of one person each.
 
     Args:
-        model: From ``create_model``.
+        model: From ``create_model``, ``deploy`` or ``load_onnx``.
         crops: (N, C, H, W), colours in 0..255, on the model's device.
         flip_test: Average with the mirrored crops' heatmaps.
         decode: See ``decode_heatmaps``.
@@ -159,10 +256,10 @@ def predict_crops(
         Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1.
     """
     images = normalize(crops, model.config).to(next(model.parameters()).dtype)
-    return crop_keypoints(infer_heatmaps(model, images, flip_test=flip_test), decode)
+    return decode_crops(infer_heatmaps(model, images, flip_test=flip_test), decode)
 
 
-def crop_keypoints(heatmaps: Tensor, decode: DecodeMethod = "dark") -> tuple[Tensor, Tensor]:
+def decode_crops(heatmaps: Tensor, decode: DecodeMethod = "dark") -> tuple[Tensor, Tensor]:
     """Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1, of a model's heatmaps (N, K, h, w).
 
     Args:
@@ -187,6 +284,11 @@ def infer_heatmaps(model: PoseModel, images: Tensor, *, flip_test: bool = False)
         for module in training:
             module.training = True
     return heatmaps
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
 
 
 def _check_boxes(boxes: Tensor, height: int, width: int) -> None:

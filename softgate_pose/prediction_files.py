@@ -1,11 +1,10 @@
-"""Predictions of annotated people, and the files that hold them: our JSON, COCO results, MPII's ``pred.mat``."""
+"""Files that hold predictions of annotated people: our JSON, COCO's results, MPII's ``pred.mat``."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from softgate_pose.matlab import load_matlab
-from softgate_pose.people import People
+from softgate_pose.people import People, Predictions, require_keypoints
 from softgate_pose.pose.skeleton import MPII
 from softgate_pose.writing import written_whole
 
-__all__ = ["CocoResult", "Predictions", "read_predictions", "require_keypoints", "write_predictions"]
+__all__ = ["CocoResult", "read_predictions", "write_predictions"]
 
 CocoResult = dict[str, Any]
 """An entry of COCO's results format: ``image_id``, ``category_id``, ``keypoints`` flat as x, y, s, and ``score``."""
@@ -27,45 +26,6 @@ _LAYOUT = '{"keypoint_names": [...], "keypoints": [[[x, y], ...], ...]}'
 
 
 _LARGEST_NUMBER = 1e300  # so that differences are finite, too
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Keypoints of N people, in the order of the data that they were predicted for.
-
-    Attributes:
-        keypoint_names: Of the K keypoints.
-        keypoints: (N, K, 2) as (x, y) in image pixels, 0-based; NaN where one is missing.
-        scores: (N, K), or None where none are known.
-    """
-
-    keypoint_names: tuple[str, ...]
-    keypoints: Tensor
-    scores: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.keypoints)
-
-    def select_keypoints(self, names: Sequence[str]) -> Predictions:
-        """These keypoints alone, in this order.
-
-        Raises:
-            ValueError: If one of them was not predicted.
-        """
-        require_keypoints(self.keypoint_names, names, "The system")
-        columns = [self.keypoint_names.index(name) for name in names]
-        scores = None if self.scores is None else self.scores[:, columns]
-        return Predictions(tuple(names), self.keypoints[:, columns], scores)
-
-
-def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: str) -> None:
-    """Raise ``ValueError`` if a keypoint that data are scored on is not predicted."""
-    lacking = [name for name in wanted if name not in predicted]
-    if lacking:
-        raise ValueError(
-            f"{subject} does not predict {', '.join(lacking)}, which the data are scored on. "
-            f"It predicts {', '.join(predicted)}; score what was trained on the data's keypoints."
-        )
 
 
 def write_predictions(file: Path, predictions: Predictions) -> None:

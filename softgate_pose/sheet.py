@@ -8,10 +8,9 @@ from torch import Tensor
 
 from softgate_pose.draw import draw_poses
 from softgate_pose.images import load_image
-from softgate_pose.people import People
+from softgate_pose.people import People, Predictions
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.prediction_files import Predictions
 
 __all__ = ["contact_sheet"]
 

@@ -39,9 +39,9 @@ import softgate_pose
 from softgate_pose import COCO, LSP, MPII, PoseConfig, create_model, evaluation, folder, oks, predict, save_pretrained
 from softgate_pose.cli import main as softgate
 from softgate_pose.images import load_image, open_image
-from softgate_pose.people import People
-from softgate_pose.prediction import Poses
-from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
+from softgate_pose.people import People, Predictions
+from softgate_pose.prediction import Poses, predict_people
+from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import read_people
 from softgate_pose.weights import find_checkpoint, read_tensors
 
@@ -401,9 +401,7 @@ class Annotations:
                 *(people.keypoints, people.labelled, people.boxes, people.head_boxes),
             )
             with documented(ValueError):
-                found = evaluation.predict_people(
-                    self.models[skeleton.keypoints], everywhere.select(range(min(4, len(people))))
-                )
+                found = predict_people(self.models[skeleton.keypoints], everywhere.select(range(min(4, len(people)))))
             assert bool(found.keypoints.isfinite().all())
 
     def _lsp(self, rng, kind, unchanged):

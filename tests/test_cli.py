@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import softgate_pose.prediction
-from softgate_pose import create_model, list_models, list_pretrained, save_pretrained, zoo
+import softgate_pose
+from softgate_pose import cli, create_model, list_models, list_pretrained, predict, save_pretrained, zoo
 from softgate_pose.cli import main
 
 
@@ -35,7 +35,7 @@ def photos(tmp_path, photo):
 @pytest.fixture
 def interrupted_third(monkeypatch):
     """Press Ctrl-C while the third photo is being predicted; the list grows with every photo."""
-    original, calls = softgate_pose.prediction.predict, []
+    original, calls = predict, []
 
     def counted(*args, **kwargs):
         calls.append(1)
@@ -43,7 +43,7 @@ def interrupted_third(monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(softgate_pose.prediction, "predict", counted)
+    monkeypatch.setattr(cli, "predict", counted)
     return calls
 
 
@@ -220,7 +220,7 @@ def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(softgate_pose.prediction, "predict", interrupted)
+        patch.setattr(cli, "predict", interrupted)
         assert run("predict", photos, "--model", model_name, "--out", tmp_path / "p.json").exit_code == 130
     message = failing("predict", photos / "more", "--model", model_name, "--out", tmp_path / "p.json")
     assert "interrupted run with other settings" in message
@@ -485,10 +485,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, first):
-    from softgate_pose.training import run as training_run
-
-    monkeypatch.setattr(training_run, "train_and_save", lambda *given, **more: "FOLDER/model")
-    monkeypatch.setattr(training_run, "is_main_process", lambda: first)
+    monkeypatch.setattr(cli, "train_and_save", lambda *given, **more: "FOLDER/model")
+    monkeypatch.setattr(cli, "is_main_process", lambda: first)
     result = run("train", "sgpose_0m5_1s", "--data", "lsp:data:train", "--out", "FOLDER")
     assert result.exit_code == 0, result.output
     assert ("Saved FOLDER/model" in result.output) == first

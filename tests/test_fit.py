@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from train_made import CONFIG, RECIPE, trained
 
 from softgate_pose import LSP, MPII, Skeleton
-from softgate_pose.evaluation import predict_people
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
+from softgate_pose.prediction import predict_people
 from softgate_pose.readers import read_lsp, read_mpii_json, read_people
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop

@@ -18,8 +18,8 @@ import numpy as np
 from softgate_pose import LSP, MPII, PoseConfig, Poses, Skeleton, predict
 from softgate_pose.folder import Results, read_boxes
 from softgate_pose.images import load_image
-from softgate_pose.people import People
-from softgate_pose.prediction_files import Predictions, read_predictions, write_predictions
+from softgate_pose.people import People, Predictions
+from softgate_pose.prediction_files import read_predictions, write_predictions
 
 COUNTS = {
     "config": 500, "weights": 60, "images": 400, "annotations": 250, "boxes": 200, "predictions": 150,

@@ -9,7 +9,7 @@ from PIL import Image
 from softgate_pose import LSP, Poses, predict
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.prediction import crop_keypoints, infer_heatmaps, predict_crops
+from softgate_pose.prediction import decode_crops, infer_heatmaps, predict_crops
 
 
 class Oracle(torch.nn.Module):
@@ -271,9 +271,9 @@ def test_drawing_refuses_other_shapes():
         Poses(torch.zeros(1, 3, 2), torch.zeros(1, 3), torch.zeros(1, 4), LSP).draw(Image.new("RGB", (5, 5)))
 
 
-def test_crop_keypoints_are_in_crop_pixels():
+def test_decode_crops_are_in_crop_pixels():
     heatmaps = torch.zeros(1, 2, 16, 12)
     heatmaps[0, 0, 5, 3], heatmaps[0, 1, 15, 11] = 1.5, 0.5
-    keypoints, scores = crop_keypoints(heatmaps, "argmax")
+    keypoints, scores = decode_crops(heatmaps, "argmax")
     assert keypoints.tolist() == [[[4 * 3 + 1.5, 4 * 5 + 1.5], [4 * 11 + 1.5, 4 * 15 + 1.5]]]
     assert scores.tolist() == [[1, 0.5]]

@@ -4,7 +4,7 @@ import torch
 from made_data import dotted_people
 from PIL import Image
 
-from softgate_pose.prediction_files import Predictions
+from softgate_pose.people import Predictions
 from softgate_pose.sheet import contact_sheet
 
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from softgate_pose.evaluation import Evaluation, person_errors, predict_people, score_keypoints
+from softgate_pose.evaluation import Evaluation, person_errors, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People
+from softgate_pose.prediction import predict_people
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.augment import Changes, augment, draw_changes
 from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some

@@ -12,8 +12,7 @@ import torch
 
 from softgate_pose import evaluation
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.people import People, concatenate
-from softgate_pose.prediction_files import require_keypoints
+from softgate_pose.people import People, concatenate, require_keypoints
 from softgate_pose.readers import read_people
 from softgate_pose.training.crops import readable, some
 from softgate_pose.training.loop import Engine, Epoch, fit
