@@ -148,9 +148,12 @@ def layout(file: Path) -> list[str]:
     rows = ["| module of `softgate_pose` | |", "|---|---|"]
     package = ROOT / "softgate_pose"
     for module in sorted(package.rglob("*.py"), key=lambda path: (len(path.parts), path)):
-        if not module.name.startswith("__"):
-            line = (ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-            name = module.relative_to(package).as_posix()
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        name = module.relative_to(package).as_posix()
+        if name.endswith("/__init__.py") and any(isinstance(node, ast.FunctionDef) for node in tree.body):
+            name = name.removesuffix("__init__.py")
+        if "__" not in name:
+            line = (ast.get_docstring(tree) or "").partition("\n")[0]
             rows.append(f"| `{name}` | {line.replace('``', '`')} |")
     return rows
 

@@ -29,6 +29,7 @@ from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import Poses, calibration_images, predict, predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import annotation_files, coco_file, read_people
+from softgate_pose.readers.coco import CocoAnnotations, read_coco_annotations
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
 from softgate_pose.training.growth import grow
@@ -678,13 +679,16 @@ def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> 
         taken[real] = f"is that of {option}"
 
 
-def _annotations_for_precision(data: str) -> tuple[oks.CocoAnnotations | None, ImportError | None]:
+def _annotations_for_precision(data: str) -> tuple[CocoAnnotations | None, ImportError | None]:
     """What coco: data are scored on by average precision, or why they cannot be; neither for other data."""
     file = coco_file(data)
+    if file is None:
+        return None, None
     try:
-        return None if file is None else oks.read_coco_annotations(file), None
+        oks.require_pycocotools()
     except ImportError as error:
         return None, error
+    return read_coco_annotations(file), None
 
 
 def _write_sheet(file: Path, people: People, predictions: Predictions) -> None:

@@ -43,6 +43,7 @@ from softgate_pose.people import People, Predictions
 from softgate_pose.prediction import Poses, predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import read_people
+from softgate_pose.readers.coco import read_coco_annotations
 from softgate_pose.weights import find_checkpoint, read_tensors
 
 SECONDS = 20  # of computing, for one input
@@ -388,7 +389,7 @@ class Annotations:
         check_people(people, self.root)
         if kind == "coco":
             with documented(ValueError):
-                annotations = oks.read_coco_annotations(self.root / "annotations" / "train.json")
+                annotations = read_coco_annotations(self.root / "annotations" / "train.json")
                 scored = oks.score_oks(Predictions(people.skeleton.keypoints, people.keypoints), annotations)
             assert all(-0.01 <= value <= 100.01 for value in scored.figures.values()), scored
         if rng.random() < 0.15 or unchanged:

@@ -15,7 +15,7 @@ import softgate_pose
 from softgate_pose import create_model, decode_heatmaps, list_models, render_heatmaps, zoo
 from softgate_pose.cli import main
 from softgate_pose.pose import heatmaps
-from softgate_pose.readers import _READERS, read_people
+from softgate_pose.readers import READERS, read_people
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -66,7 +66,7 @@ def test_a_model_is_a_line(monkeypatch, capsys):
 def test_a_data_set_is_a_function(monkeypatch, tmp_path):
     read_sticks = run_block("Add a data set")["read_sticks"]
     (kind,) = re.findall(r"`\"(\w+)\": read_sticks`", section("Add a data set"))
-    monkeypatch.setitem(_READERS, kind, read_sticks)
+    monkeypatch.setitem(READERS, kind, read_sticks)
 
     folder = tmp_path / "sticks"
     with pytest.raises(FileNotFoundError, match=r"expected .*train\.csv"):

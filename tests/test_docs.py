@@ -22,7 +22,7 @@ import softgate_pose
 from softgate_pose import zoo
 from softgate_pose.card import commands
 from softgate_pose.cli import _parse_settings, main
-from softgate_pose.readers import _parse_source, read_people
+from softgate_pose.readers import parse_source, read_people
 from softgate_pose.training.recipe import get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -123,9 +123,9 @@ def check_softgate_pose(arguments):
         assert get_recipe(given["recipe_name"]).change(_parse_settings(given["settings"]))
     data = given.get("data") or ()
     for source in (data,) if isinstance(data, str) else data:
-        assert _parse_source(source)
+        assert parse_source(source)
     for source in (*given.get("sources", ()), *given.get("tests", ())):
-        assert _parse_source(source)
+        assert parse_source(source)
 
 
 def test_a_command_that_does_not_parse_is_found():
@@ -302,6 +302,7 @@ INTERNAL = {
     "matlab",
     "model.hourglass.Merge",
     "model.hourglass.gated_block",
+    "readers.fields",
     "training.crops",
     "training.state",
     "training.watch",

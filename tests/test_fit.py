@@ -28,7 +28,9 @@ from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
 from softgate_pose.prediction import predict_people
-from softgate_pose.readers import read_lsp, read_mpii_json, read_people
+from softgate_pose.readers import read_people
+from softgate_pose.readers.lsp import read_lsp
+from softgate_pose.readers.mpii import read_mpii_json
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop
 from softgate_pose.training import run as training_run

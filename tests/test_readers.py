@@ -18,7 +18,9 @@ from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton
 from softgate_pose.people import concatenate, missing_images
-from softgate_pose.readers import read_lsp, read_lspet, read_mpii_json, read_mpii_mat, read_people
+from softgate_pose.readers import read_people
+from softgate_pose.readers.lsp import read_lsp, read_lspet
+from softgate_pose.readers.mpii import read_mpii_json, read_mpii_mat
 
 
 def test_coco_brings_its_own_skeleton(tmp_path):
@@ -176,7 +178,7 @@ def test_broken_joints_are_named(lsp_folder, lspet_folder):
     joints = lsp_folder[1]
     joints[1, 10, 4] = np.nan
     savemat(lsp_folder[0] / "joints.mat", {"joints": joints})
-    with pytest.raises(ValueError, match=r"joints.mat: im0005.jpg has its left_elbow at \(.*, nan\); labelled joints"):
+    with pytest.raises(ValueError, match=r"joints.mat: im0005.jpg: its left_elbow is at \(.*, nan\); labelled joints"):
         read_lsp(lsp_folder[0], "train")
     joints = lspet_folder[1]
     joints[3, 0, 0] = np.nan  # not labelled
@@ -184,7 +186,7 @@ def test_broken_joints_are_named(lsp_folder, lspet_folder):
     assert len(read_lspet(lspet_folder[0])) == 3
     joints[13, 0, 3] = np.inf
     savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
-    with pytest.raises(ValueError, match=r"im00004.jpg has its head_top at \(inf"):
+    with pytest.raises(ValueError, match=r"im00004.jpg: its head_top is at \(inf"):
         read_lspet(lspet_folder[0])
     joints[:, 2] = 0
     savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
@@ -332,8 +334,11 @@ def test_the_official_release_with_all_that_is_odd_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("rect", "match"),
     [
-        (mpii_rect(scale=0), r"annolist \[1\], annorect \[1\]: its scale must be above 0, got 0"),
-        (mpii_rect(scale=np.nan), "its scale must be above 0, got nan"),
+        (
+            mpii_rect(scale=0),
+            r"annolist \[1\], annorect \[1\]: its scale, height over 200 pixels, must be from 0.0001 to 10000, got 0",
+        ),
+        (mpii_rect(scale=np.nan), "its scale, height over 200 pixels, must be from 0.0001 to 10000, got nan"),
         (mpii_rect(scale="big"), "scale must be a number, got 'big'"),
         (mpii_rect(objpos={"x": np.inf, "y": 1}), "its centre must be finite"),
         (mpii_rect(annopoints=mpii_points(2, 3, x=np.nan)), r"its right_hip is at \(nan, 16.0\); labelled joints"),
@@ -474,9 +479,12 @@ def lsp_twin(tmp_path):
         ([mpii_row(center="left")], r"'center' must be numbers of shape \(2,\), got 'left'"),
         ([mpii_row(center=5)], "'center' must be numbers"),
         ([mpii_row(center=[float("nan"), 1])], "centre must be finite"),
-        ([mpii_row(), mpii_row(scale=-1)], r"person \[1\]: its scale must be above 0, got -1.0"),
-        ([mpii_row(center=[-1, -1], scale=0)], "scale must be above 0, got 0.0"),
-        ([mpii_row(scale=float("nan"))], "scale must be above 0, got nan"),
+        (
+            [mpii_row(), mpii_row(scale=-1)],
+            r"person \[1\]: its scale, height over 200 pixels, must be from 0.0001 to 10000, got -1.0",
+        ),
+        ([mpii_row(center=[-1, -1], scale=0)], "must be from 0.0001 to 10000, got 0.0"),
+        ([mpii_row(scale=float("nan"))], "must be from 0.0001 to 10000, got nan"),
         ([mpii_row(scale=10**400)], "'scale' must be a number"),
         ([mpii_row(joints_vis=[1] * 15)], r"'joints_vis' must be numbers of shape \(16,\)"),
         ([mpii_row(joints=[[1, 2]] + [[float("nan"), 1]] * 15)], r"its right_knee is at \(nan, 1.0\)"),
@@ -520,8 +528,8 @@ def test_image_names_that_no_file_can_have_are_missing_images(tmp_path):
 @pytest.mark.parametrize(
     ("source", "changes", "match"),
     [
-        ("mpii", {"scale": 1e5}, "scale must be above 0, got 100000.0; expected 0.0001 to 10000"),
-        ("mpii", {"scale": 1e-300}, "scale must be above 0, got 1e-300"),
+        ("mpii", {"scale": 1e5}, "must be from 0.0001 to 10000, got 100000.0"),
+        ("mpii", {"scale": 1e-300}, "must be from 0.0001 to 10000, got 1e-300"),
         ("mpii", {"center": [1e300, 1]}, "centre must be finite, and within 1000000 pixels"),
         ("mpii", {"head_box": [1, 2, 3, 1e7]}, "head box must be within 1000000 pixels"),
         ("mpii", {"joints": [[1, 1e9]] * 16}, r"its right_ankle is at \(1.0, 1000000000.0\); labelled joints must be"),

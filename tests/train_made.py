@@ -10,7 +10,7 @@ import torch
 
 from softgate_pose import LSP, PoseConfig
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.readers import read_lsp
+from softgate_pose.readers.lsp import read_lsp
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import Recipe
 
