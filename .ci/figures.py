@@ -16,7 +16,7 @@ from typing import Any
 from bundle import write_card
 
 from softgate_pose import create_model, zoo
-from softgate_pose.cli import train
+from softgate_pose.cli import train_command
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, score_keypoints
 from softgate_pose.people import People, concatenate
 from softgate_pose.readers import read_people
@@ -71,7 +71,7 @@ def measured(
 
 def trained_on(command: str, data: Path) -> People:
     """The people that a training command trained on."""
-    given = train.make_context("train", shlex.split(command)[2:]).params
+    given = train_command.make_context("train", shlex.split(command)[2:]).params
     sources = [source.replace(":data/", f":{data}/") for source in given["sources"]]
     model = zoo.MODELS["sgpose_0m5_1s"].config  # all bundled weights have MPII's keypoints
     return concatenate(

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.card import commands, data_lines
+from softgate_pose.config import PoseConfig
 from softgate_pose.weights import WEIGHTS_FILE
 
 ROOT = Path(__file__).parent.parent
@@ -55,13 +55,17 @@ def summary(file: Path) -> list[str]:
     ]
     for full in (full for name in zoo.MODELS for full in zoo.list_pretrained(name)):
         weights = zoo.get_pretrained(full)
-        card = zoo.read_card(weights)
-        cells = [f"[`{full}`]({_page(file, weights.model)})", "–", _size(card), "–"]
-        if weights.folder is not None:
-            height, width = card["config"].input_size
+        config = zoo.read_config(weights)
+        cells = [f"[`{full}`]({_page(file, weights.model)})", "–", _size(config), "–"]
+        if weights.folder is not None and config is not None:
+            height, width = config.input_size
             cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
             cells[3] = f"{zoo.get_entry(weights.model).macs * width * height / 256**2 / 1e9:.2f} G"
-        found = {(row["data"], row["protocol"]): row for row in card.get("metrics", ()) if row["flip_test"]}
+        found = {
+            (row["data"], row["protocol"]): row
+            for row in zoo.read_training(weights).get("metrics", ())
+            if row["flip_test"]
+        }
         for wanted, parts in SUMMARY.items():
             row = found.get(wanted, {})
             cells += [f"{row[part]:.1f}" if part in row else "–" for part in parts]
@@ -79,9 +83,10 @@ def measured(file: Path, pattern: str = "*") -> list[str]:
         "|---|---|---|" + "---:|" * len(PARTS),
     ]
     for i, full in enumerate(zoo.list_pretrained(pattern)):
-        card = zoo.read_card(zoo.get_pretrained(full))
-        baselines = card.get("baseline", ()) if i == 0 else ()
-        for label, found in ((f"`{full}`, {_size(card)} px", card.get("metrics", ())), (_MEAN_POSE, baselines)):
+        weights = zoo.get_pretrained(full)
+        training, size = zoo.read_training(weights), _size(zoo.read_config(weights))
+        baselines = training.get("baseline", ()) if i == 0 else ()
+        for label, found in ((f"`{full}`, {size} px", training.get("metrics", ())), (_MEAN_POSE, baselines)):
             for row in found:
                 flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")
                 cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
@@ -102,7 +107,7 @@ def card(file: Path) -> list[str]:
         f"{config.depth}. Without weights it has {config.num_keypoints} keypoints ({config.skeleton.name}) and takes "
         f"{_px(config.input_size)} px; weights bring their own.",
         "",
-        "| | counted here | printed in the paper |",
+        "| | counted here | reported in the paper |",
         "|---|---:|---:|",
         f"| parameters | {entry.params:,} | {_millions(entry)} |",
         f"| multiply-adds of a 256×256 image | {entry.macs / 1e9:.2f} G | {_billions(entry)} |",
@@ -125,21 +130,21 @@ def card(file: Path) -> list[str]:
 def _weights_card(file: Path, full: str) -> list[str]:
     """One set of weights: what it takes, what it measures, how it came to be."""
     weights = zoo.get_pretrained(full)
-    card = zoo.read_card(weights)
+    config, training = zoo.read_config(weights), zoo.read_training(weights)
     where = "in the package" if weights.folder is not None else f"`hf-hub:{weights.repo}@{weights.revision}`"
     lines = [f"## Weights `{full}`", "", "| | |", "|---|---|", f"| where | {where} |"]
-    if "config" in card:
-        skeleton = card["config"].skeleton
-        lines += [f"| input | {_size(card)} px |", f"| keypoints | {len(skeleton)} ({skeleton.name}) |"]
-    lines += [f"| licence | {card.get('licence') or 'not stated'} |", f"| SHA-256 | `{weights.sha256}` |"]
-    if card.get("metrics"):
+    if config is not None:
+        skeleton = config.skeleton
+        lines += [f"| input | {_size(config)} px |", f"| keypoints | {len(skeleton)} ({skeleton.name}) |"]
+    lines += [f"| licence | {training.get('licence') or 'not stated'} |", f"| SHA-256 | `{weights.sha256}` |"]
+    if training.get("metrics"):
         lines += ["", "Measured, in percent ([what the columns mean](../models.md#what-our-weights-measure)):", ""]
         lines += measured(file, full)
-    if data_lines(card):
-        lines += ["", "Trained on:", "", *data_lines(card)]
-    if commands(card):
-        lines += ["", "By:" if len(commands(card)) == 1 else "By, one after another:", ""]
-        lines += ["```sh", *commands(card), "```"]
+    if data_lines(training):
+        lines += ["", "Trained on:", "", *data_lines(training)]
+    if commands(training):
+        lines += ["", "By:" if len(commands(training)) == 1 else "By, one after another:", ""]
+        lines += ["```sh", *commands(training), "```"]
     return [*lines, ""]
 
 
@@ -171,8 +176,8 @@ def _billions(entry: zoo.ModelEntry) -> str:
     return "–" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G"
 
 
-def _size(card: dict[str, Any]) -> str:
-    return _px(card["config"].input_size) if "config" in card else "unknown"
+def _size(config: PoseConfig | None) -> str:
+    return "unknown" if config is None else _px(config.input_size)
 
 
 def _px(size: tuple[int, int]) -> str:

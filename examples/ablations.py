@@ -68,16 +68,16 @@ def measure(
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
     done = folder / "result.json"
-    recipe = get_recipe("fast").change({**BASE, **budget, **settings})
+    preset = get_recipe("fast").change({**BASE, **budget, **settings})
     if done.exists():
         result = json.loads(done.read_text())
         if result.get("asked") != asked:
             raise click.UsageError(f"{done} is of {result.get('asked')}, not of {asked}; choose another --out.")
     else:
-        torch.manual_seed(recipe.recipe.seed)
-        model = create_model(model_name, **recipe.model)
+        torch.manual_seed(preset.recipe.seed)
+        model = create_model(model_name, **preset.model)
         training, held_out = splits
-        trained = fit(model, training, recipe.recipe, folder, teacher=teacher, engine=Engine(sheets=False))
+        trained = fit(model, training, preset.recipe, folder, teacher=teacher, engine=Engine(sheets=False))
         result = {"asked": asked, **evaluate(trained, held_out).to_dict()}
         done.write_text(json.dumps(result))
     return result

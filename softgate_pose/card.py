@@ -19,14 +19,14 @@ def model_card(
     """A Hub model card in Markdown.
 
     Args:
-        config: Of the saved model.
-        training: ``data`` (list of texts), ``held_out`` (text), ``licence`` (an SPDX name or text),
-            ``command`` (text), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
+        config: The saved model's config.
+        training: ``data`` (a list of strings), ``held_out`` (a string), ``licence`` (an SPDX name or another
+            string), ``command`` (a string), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
             ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's),
             ``teacher`` (what ``Teacher.to_card`` gives), and ``before`` (the same of the run whose weights
             this one started from). What is missing is said to be not stated.
         source: The name under which ``create_model`` finds the model.
-        sha256: Of ``model.safetensors``.
+        sha256: The hash of ``model.safetensors``.
     """
     licence = training.get("licence")
     height, width = config.input_size
@@ -83,7 +83,7 @@ def model_card(
 
 
 def check_training(training: Any, subject: str) -> None:
-    """See whether a card can be written from what is known of a run, and of those before it.
+    """Raise ValueError unless a card can be written from what is known of a run, and of those before it.
 
     Args:
         training: As ``model_card`` takes it.
@@ -146,7 +146,7 @@ def _baseline(rows: Any) -> list[str]:
 
 
 def data_lines(training: Mapping[str, Any]) -> list[str]:
-    """The data of the run as a list, behind those of the run that it started from."""
+    """The data of the run as a list, preceded by those of the run that it started from."""
     before = data_lines(training["before"]) if "before" in training else []
     teacher = [_teacher(training["teacher"])] if "teacher" in training else []
     held_out = [f"- held out for validation: {training['held_out']}"] if "held_out" in training else []
@@ -176,7 +176,7 @@ def commands(training: Mapping[str, Any]) -> list[str]:
 
 
 def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The run, behind those whose weights it started from, first to last."""
+    """The run, preceded by those whose weights it started from, first to last."""
     return [*(_runs(training["before"]) if "before" in training else []), training]
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from softgate_pose import __version__, demo, evaluation, folder, oks, publishing, zoo
 from softgate_pose.card import commands, data_lines
 from softgate_pose.export import export_model, load_onnx
-from softgate_pose.factory import create_model, read_training
+from softgate_pose.factory import create_model, find_training
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import PoseModel, SoftGatePose
 from softgate_pose.people import People, Predictions, concatenate, missing_images
@@ -134,7 +134,7 @@ def list_command(pattern: str) -> None:
     header = ("model", "stacks x width", "params", "MACs", "params", "MACs", "PCKh@0.5", "our weights")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     ours, paper = sum(widths[2:4]) + 2, sum(widths[4:7]) + 4
-    click.echo(f"{'':{sum(widths[:2]) + 4}}{'counted here':^{ours}}  {'printed in the paper':^{paper}}".rstrip())
+    click.echo(f"{'':{sum(widths[:2]) + 4}}{'counted here':^{ours}}  {'reported in the paper':^{paper}}".rstrip())
     for row in (header, tuple("-" * width for width in widths), *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo("\nMACs are of one 256x256 image. The paper's PCKh is of its own weights on all of MPII, never of ours;")
@@ -161,19 +161,18 @@ def info_command(name: str) -> None:
     if not published:
         click.echo("  weights      none published yet")
     for weights in published:
-        card = zoo.read_card(weights)
+        config, training = zoo.read_config(weights), zoo.read_training(weights)
         where = weights.folder or f"hf-hub:{weights.repo}@{weights.revision}"
         click.echo(f"\nweights {weights.name}\n  file         {where}\n  sha256       {weights.sha256}")
-        if "config" in card:
-            config = card["config"]
+        if config is not None:
             height, width = config.input_size
             click.echo(f"  input        {height}x{width} px, {config.num_keypoints} keypoints ({config.skeleton.name})")
-        click.echo(f"  licence      {card.get('licence', 'not stated')}")
-        for data in data_lines(card):
+        click.echo(f"  licence      {training.get('licence', 'not stated')}")
+        for data in data_lines(training):
             click.echo(f"  data         {data.removeprefix('- ')}")
-        for command in commands(card):
+        for command in commands(training):
             click.echo(f"  made by      {command}")
-        for row in card.get("metrics", ()):
+        for row in training.get("metrics", ()):
             click.echo("  measured     " + ", ".join(f"{key} {value}" for key, value in row.items()))
 
 
@@ -472,7 +471,7 @@ def train_command(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     asked = _parse_settings(settings)
     preset = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
-    before = read_training(name, checkpoint=checkpoint)
+    before = find_training(name, checkpoint=checkpoint)
     # where gates start is for a recipe to say, but weights have theirs
     unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
     torch.manual_seed(preset.recipe.seed)
@@ -489,13 +488,13 @@ def train_command(
             own = model.config
             smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
             grow(model, smaller)
-        before = read_training(smaller_name, pretrained=True)
+        before = find_training(smaller_name, pretrained=True)
     teacher = None
     if teacher_name is not None:
         with _named(f"--teacher {teacher_name}"):
             trained = create_model(teacher_name, pretrained=True)
         share = {} if teacher_share is None else {"share": teacher_share}
-        teacher = Teacher(trained, name=teacher_name, training=read_training(teacher_name, pretrained=True), **share)
+        teacher = Teacher(trained, name=teacher_name, training=find_training(teacher_name, pretrained=True), **share)
     elif teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(

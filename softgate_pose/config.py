@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from softgate_pose.pose.skeleton import MPII, Skeleton
@@ -44,8 +44,8 @@ class PoseConfig:
         skip: What a skip branch applies: a soft-gated block or a 1×1 convolution.
         skeleton: The keypoints, in channel order.
         input_size: (height, width) that the weights expect; any multiple of ``size_multiple`` runs.
-        mean: Per input channel, of values in 0..1.
-        std: Per input channel, of values in 0..1.
+        mean: The mean of each input channel, of values in 0..1.
+        std: The standard deviation of each input channel, of values in 0..1.
         heatmap: What the last layer's numbers are. ``gaussian``: the heatmap itself (trained with MSE).
             ``softmax``: logits whose softmax over the pixels is the heatmap (trained with cross-entropy).
         sigma: Standard deviation of the training targets, in heatmap pixels.
@@ -63,7 +63,7 @@ class PoseConfig:
     alpha_init: float = 0.0
     merge: Merge = "concat"
     skip: Skip = "block"
-    skeleton: Skeleton = field(default=MPII)
+    skeleton: Skeleton = MPII
     input_size: tuple[int, int] = (256, 256)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -76,7 +76,7 @@ class PoseConfig:
             if not _is_whole(value) or not 1 <= value <= _LARGEST[key]:
                 raise ValueError(f"{key} must be a whole number from 1 to {_LARGEST[key]}, got {_short(value)}.")
         if not isinstance(self.name, str):
-            raise ValueError(f"name must be a text, got {self.name!r}.")
+            raise ValueError(f"name must be a string, got {self.name!r}.")
         if self.width % 4:
             lower = max(4, self.width - self.width % 4)
             raise ValueError(
@@ -142,6 +142,9 @@ class PoseConfig:
         """A copy for images of another number of channels.
 
         One channel (grey) gets the average mean and std; more channels repeat the present ones in turn.
+
+        Raises:
+            ValueError: If ``in_chans`` is not a whole number of at least 1, or is too large.
         """
         if not _is_whole(in_chans) or in_chans < 1:
             raise ValueError(f"in_chans must be a whole number of at least 1, got {in_chans!r}.")
@@ -156,7 +159,7 @@ class PoseConfig:
         return self.replace(in_chans=in_chans, mean=adapt(self.mean), std=adapt(self.std))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and texts, as ``config.json`` holds them."""
+        """Plain lists, numbers and strings, as ``config.json`` holds them."""
         return {"format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
 
     def to_json(self) -> str:
@@ -178,9 +181,12 @@ class PoseConfig:
                 f"The config has format_version {version!r}, this softgate_pose reads {FORMAT_VERSION}. "
                 "Upgrade softgate_pose."
             )
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"The config has unknown fields: {', '.join(map(str, unknown))}.")
+            raise ValueError(
+                f"The config has unknown fields: {', '.join(map(str, unknown))}. Known are {', '.join(known)}."
+            )
         if "skeleton" in values:
             values["skeleton"] = _skeleton_from_dict(values["skeleton"])
         for key in ("input_size", "mean", "std"):
@@ -193,7 +199,7 @@ class PoseConfig:
         """The config that ``to_json`` wrote.
 
         Raises:
-            ValueError: If the text is not JSON or not a config.
+            ValueError: If it is not JSON or not a config.
         """
         try:
             data = json.loads(text)

@@ -57,7 +57,7 @@ def parse_boxes(text: str) -> list[list[float]] | None:
     """Boxes that somebody typed or pasted: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``.
 
     Returns:
-        The boxes, or None for an empty text.
+        The boxes, or None for an empty string.
 
     Raises:
         ValueError: If it is neither; the message names the line.

@@ -6,13 +6,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from softgate_pose.images import ImageSource, load_image
-from softgate_pose.pose.geometry import heatmap_to_input
+from softgate_pose.pose.geometry import resize_points
 from softgate_pose.pose.skeleton import Skeleton
 
 __all__ = ["MIN_SCORE", "draw_poses"]
 
 MIN_SCORE = 0.15
-"""What a keypoint's score must be to be drawn: of lower ones, far more are wrong than right."""
+"""The lowest score of a keypoint that is drawn by default: of lower ones, far more are wrong than right."""
 
 _LEFT, _RIGHT, _MIDDLE = (255, 149, 0), (0, 168, 255), (76, 217, 100)
 _OUTLINE = (20, 20, 20)
@@ -57,12 +57,13 @@ def draw_poses(
     for points, shown in zip(keypoints.double(), scores >= min_score, strict=True):
         shown = shown & points.isfinite().all(dim=-1)
         if shown.any():
-            _draw_person(canvas, points[shown.nonzero()[:, 0]], points, shown.tolist(), skeleton)
+            _draw_person(canvas, points, shown, skeleton)
     return canvas
 
 
-def _draw_person(canvas: Image.Image, seen: Tensor, points: Tensor, shown: list[bool], skeleton: Skeleton) -> None:
-    low, high = seen.amin(dim=0), seen.amax(dim=0)
+def _draw_person(canvas: Image.Image, points: Tensor, shown: Tensor, skeleton: Skeleton) -> None:
+    """Draw the keypoints (K, 2) that are ``shown``, (K,) bool and at least one, and the edges between them."""
+    low, high = points[shown].amin(dim=0), points[shown].amax(dim=0)
     extent = max(float((high - low).max()), 0.05 * max(canvas.size))
     thickness = min(max(extent / 70, 1.2), 0.02 * max(canvas.size))
     # Draw on an enlarged copy of the part that changes, and paste it back shrunk.
@@ -75,20 +76,18 @@ def _draw_person(canvas: Image.Image, seen: Tensor, points: Tensor, shown: list[
     scale = _SUPERSAMPLING if max(part.size) <= 3000 else 1
     large = part.resize((part.width * scale, part.height * scale), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(large)
-    places = heatmap_to_input(points - points.new_tensor([x0, y0]), scale).tolist()  # the same change of scale
+    places = resize_points(points - points.new_tensor([x0, y0]), scale).tolist()
     width = thickness * scale
-    edges = [(a, b) for a, b in skeleton.edge_indices if shown[a] and shown[b]]
+    visible = shown.tolist()
+    edges = [(a, b) for a, b in skeleton.edge_indices if visible[a] and visible[b]]
     for extra, colour in ((0.5 * width, _OUTLINE), (0.0, None)):
         for a, b in edges:
             names = skeleton.keypoints[a], skeleton.keypoints[b]
             pen.line((*places[a], *places[b]), fill=colour or _colour(*names), width=round(width + extra))
-        for i, visible in enumerate(shown):
-            if visible:
-                radius = 0.9 * width + extra / 2
-                x, y = places[i]
-                pen.ellipse(
-                    (x - radius, y - radius, x + radius, y + radius), fill=colour or _colour(skeleton.keypoints[i])
-                )
+        radius = 0.9 * width + extra / 2
+        for name, (x, y), is_visible in zip(skeleton.keypoints, places, visible, strict=True):
+            if is_visible:
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour or _colour(name))
     canvas.paste(large.resize(part.size, Image.Resampling.BOX), (x0, y0))
 
 

@@ -19,7 +19,7 @@ from softgate_pose.model.adapting import adapt_tensors
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
 
-__all__ = ["create_model", "read_training"]
+__all__ = ["create_model", "find_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ def create_model(
     return model.eval()
 
 
-def read_training(
+def find_training(
     name: str, pretrained: bool | None = None, *, checkpoint: str | os.PathLike[str] | None = None
 ) -> dict[str, Any] | None:
-    """What is known of how the weights came to be that ``create_model`` loads for the same arguments.
+    """How the weights that ``create_model`` would load for these arguments were trained.
 
     Returns:
         As ``card.model_card`` takes it; of weights that say nothing, that their training is not recorded. None
@@ -133,7 +133,7 @@ def read_training(
     elif name.startswith(_HUB):
         known = {}
     elif pretrained or "." in name:
-        known = zoo.read_card(zoo.get_pretrained(name))
+        known = zoo.read_training(zoo.get_pretrained(name))
     else:
         return None
     return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}

@@ -211,7 +211,7 @@ def _boxes_in_json(text: str) -> dict[str, Boxes]:
         if not isinstance(rows, list) or not all(isinstance(box, list) for box in rows):
             raise ValueError(f"{name!r} has {reprlib.repr(rows)}, not a list of boxes")
         if any(isinstance(value, bool | str) for box in rows for value in box):
-            raise ValueError(f"a box of {name!r} holds what is no number: {reprlib.repr(rows)}")
+            raise ValueError(f"a box of {name!r} holds what is not a number: {reprlib.repr(rows)}")
     return {name: [[float(value) for value in box] for box in rows] for name, rows in boxes.items()}
 
 
@@ -224,7 +224,7 @@ class Results:
     """An output file that is whole or not there, and a ``.part`` file beside it until then.
 
     A context manager; ``finish`` makes the output whole, leaving without it keeps the part file.
-    The part file has one line of JSON for each photo done, behind a first line that says with which
+    The part file has one line of JSON for each photo done, preceded by a line that says with which
     settings; a run with the same settings goes on from it. Poses stay in the file: of each photo
     memory holds its name and where its line begins.
 
@@ -239,6 +239,7 @@ class Results:
     Raises:
         BlockingIOError: If another process is writing the part file.
         FileExistsError: If the output exists and ``overwrite`` is false.
+        IsADirectoryError: If the output is a folder.
         ValueError: If the suffix is unknown, or the part file is of a run with other settings.
         OSError: If the folder cannot be written.
     """

@@ -19,7 +19,7 @@ def download(repo: str, revision: str | None, names: tuple[str, ...], *, force: 
         repo: ``owner/name``.
         revision: A branch, a tag or a commit; None for ``main``. With a full commit hash a cached file
             needs no request.
-        names: Of the files. The folder is that of the last one.
+        names: The files' names. The folder is that of the last one.
         force: Whether to download them even if the cache has them.
 
     Raises:
@@ -47,7 +47,7 @@ def download(repo: str, revision: str | None, names: tuple[str, ...], *, force: 
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether the Hub answered that there is no such thing."""
+    """Whether the Hub answered that the repository, the revision or the file does not exist."""
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     return isinstance(error, (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError))

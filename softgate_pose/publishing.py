@@ -56,8 +56,9 @@ def plan(owner: str, pattern: str = "*") -> list[Publication]:
             raise ValueError(
                 f"{owner!r} cannot be an owner on the Hub, expected a user or organisation: {error}"
             ) from None
-        card = dict(zoo.read_card(entry))
-        text = model_card(card.pop("config"), card, f"hf-hub:{repo}", entry.sha256)
+        config = zoo.read_config(entry)
+        assert config is not None
+        text = model_card(config, zoo.read_training(entry), f"hf-hub:{repo}", entry.sha256)
         files = {weights.CARD_FILE: text.encode()}
         for file in (entry.folder / CONFIG_FILE, weights.find_published(entry).file, entry.folder / TRAINING_FILE):
             files[file.name] = file.read_bytes()

@@ -28,7 +28,7 @@ def contact_sheet(
 
     Args:
         people: N annotated people.
-        predictions: Of their keypoints.
+        predictions: The predictions of their keypoints.
         errors: (N,) the measure of "worst", as ``person_errors`` gives it; NaN where there is none.
         count: People in each half.
         in_chans: Of the model that predicted.

@@ -84,32 +84,29 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def find_published(entry: PretrainedEntry) -> Checkpoint:
     """Published weights, from the package or the Hub, checked against their sha256.
 
+    Files of the Hub's cache that are damaged are downloaded once more.
+
     Raises:
         OSError: If they have to be downloaded and cannot be.
         RuntimeError: If the file is not the one that was published.
     """
-    if entry.folder is not None:
-        found = find_checkpoint(entry.folder)
-        remedy = "Reinstall softgate-pose."
-    else:
-        assert entry.repo is not None
-        found = find_hub(entry.repo, entry.revision)
-        remedy = "Delete it and try again."
-    digest = file_digest(found.file)
-    if digest != entry.sha256 and entry.folder is None and entry.repo is not None:
-        try:  # a damaged cache is mended by one more download
-            found = find_hub(entry.repo, entry.revision, force_download=True)
-        except OSError as error:
-            remedy = str(error)
+
+    def read(folder: Path, remedy: str = "Delete it and try again.") -> Checkpoint:
+        found = find_checkpoint(folder)
         digest = file_digest(found.file)
-    if digest != entry.sha256:
-        raise RuntimeError(
-            f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"
-        )
-    return found
+        if digest != entry.sha256:
+            raise RuntimeError(
+                f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"
+            )
+        return found
+
+    if entry.folder is not None:
+        return read(entry.folder, "Reinstall softgate-pose.")
+    assert entry.repo is not None
+    return _from_hub(entry.repo, entry.revision, (CONFIG_FILE, WEIGHTS_FILE), read)
 
 
-def find_hub(repo: str, revision: str | None = None, *, force_download: bool = False) -> Checkpoint:
+def find_hub(repo: str, revision: str | None = None) -> Checkpoint:
     """Weights from the Hugging Face Hub, through its cache.
 
     With a full commit hash as ``revision`` a cached file needs no request. Nothing but data is
@@ -122,7 +119,7 @@ def find_hub(repo: str, revision: str | None = None, *, force_download: bool = F
             refuses them.
         ValueError: If the repository's name is malformed, or what came is not safetensors.
     """
-    return _from_hub(repo, revision, (CONFIG_FILE, WEIGHTS_FILE), find_checkpoint, force_download)
+    return _from_hub(repo, revision, (CONFIG_FILE, WEIGHTS_FILE), find_checkpoint)
 
 
 def read_hub_config(repo: str, revision: str | None = None) -> PoseConfig:
@@ -142,20 +139,16 @@ def read_hub_config(repo: str, revision: str | None = None) -> PoseConfig:
     return _from_hub(repo, revision, (CONFIG_FILE,), read)
 
 
-def _from_hub(
-    repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T], force: bool = False
-) -> T:
-    """What ``read`` makes of the folder of these files, which are downloaded once more if it cannot read them."""
-    folder = hub.download(repo, revision, names, force=force)
+def _from_hub(repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T]) -> T:
+    """What ``read`` makes of the folder of these files, which are downloaded once more if it cannot use them."""
+    folder = hub.download(repo, revision, names)
     try:
         return read(folder)
-    except ValueError as error:
-        if force:
-            raise
+    except (RuntimeError, ValueError) as error:
         try:
             folder = hub.download(repo, revision, names, force=True)
         except OSError as again:
-            raise ValueError(f"{error} {again}") from again
+            raise type(error)(f"{error} {again}") from again
     return read(folder)
 
 
@@ -168,10 +161,9 @@ def _parse_config(text: str | bytes, file: Path) -> PoseConfig:
 
 
 def check_config(found: Checkpoint) -> None:
-    """See whether a file holds the tensors of its own config, before memory is taken for what that config says.
+    """Raise ``RuntimeError`` unless a file holds exactly the tensors of its own config.
 
-    Raises:
-        RuntimeError: If it does not.
+    Only its header is read, so that a wrong config costs no memory.
     """
     if found.config is None:
         return
@@ -235,7 +227,7 @@ def save_pretrained(
         folder: Created if missing; the files of an earlier save are replaced, each at once.
         training: What the card says of data, licence, recipe and measured figures, kept as
             ``training.json``; its keys, all optional, are those that ``card.model_card`` names.
-        dtype: Of the floating point tensors; None leaves them, ``torch.float16`` halves the file.
+        dtype: The type of the floating point tensors; None leaves them, ``torch.float16`` halves the file.
 
     Returns:
         The folder.
@@ -243,8 +235,8 @@ def save_pretrained(
     Raises:
         OSError: If it cannot be written.
         TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If a value does not fit into ``dtype``, that is no floating point type, or
-            ``training["data"]`` is no list.
+        ValueError: If a value does not fit into ``dtype``, that is not a floating point type, or ``training``
+            is not what ``card.model_card`` takes.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
@@ -254,7 +246,8 @@ def _save(
 ) -> Path:
     if not isinstance(model, SoftGatePose):
         raise TypeError(
-            f"Saved is the model that create_model built, not another form of it; got {type(model).__name__}."
+            f"save_pretrained takes the model that create_model built, got {type(model).__name__}; save that model "
+            "before changing its form."
         )
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(
@@ -285,7 +278,7 @@ def _save(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """What tells a model's weights from others, whatever file they came from: a SHA-256 of their names and values."""
+    """SHA-256 of the names and float32 values of a model's tensors, the same whichever file they came from."""
     digest = hashlib.sha256()
     for name, values in model.state_dict().items():
         digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
@@ -315,6 +308,11 @@ def push_to_hub(
 
     Returns:
         The commit's hash: pin it, as ``hf-hub:owner/name@hash``.
+
+    Raises:
+        OSError: If it cannot be uploaded, as without a token that may write there.
+        TypeError: As ``save_pretrained``.
+        ValueError: As ``save_pretrained``.
     """
     from huggingface_hub import HfApi
 

@@ -20,12 +20,12 @@ __all__ = ["lock", "written_whole"]
 
 
 def lock(stream: IO[bytes], message: str) -> None:
-    """Hold an open file until it is closed, by which a process that is killed lets go of it, too.
+    """Lock an open file for this process. The lock ends when the file is closed or the process dies.
 
     Without effect on Windows and on file systems without locks.
 
     Raises:
-        BlockingIOError: With the message, if another process holds it.
+        BlockingIOError: With the message, if another process holds the lock.
     """
     if fcntl is None:
         return
@@ -41,8 +41,8 @@ def lock(stream: IO[bytes], message: str) -> None:
 def written_whole(file: Path) -> Iterator[Path]:
     """A scratch path beside ``file``, to write to; it takes the file's place when the block ends.
 
-    If the block raises, the scratch file goes, and what ``file`` held before stays. A link stays one: the file that it
-    leads to is replaced. What is no file, such as /dev/stdout, is written to as it is.
+    If the block raises, the scratch file is deleted, and ``file`` keeps what it held. A link stays a link: the file
+    that it leads to is replaced. What is not a regular file, such as /dev/stdout, is written to directly.
     """
     if file.exists() and not file.is_file():
         yield file

@@ -13,7 +13,17 @@ from typing import Any
 
 from softgate_pose.config import PoseConfig
 
-__all__ = ["MODELS", "ModelEntry", "PretrainedEntry", "get_entry", "get_pretrained", "list_models", "list_pretrained"]
+__all__ = [
+    "MODELS",
+    "ModelEntry",
+    "PretrainedEntry",
+    "get_entry",
+    "get_pretrained",
+    "list_models",
+    "list_pretrained",
+    "read_config",
+    "read_training",
+]
 
 BUNDLED = Path(__file__).parent / "pretrained"
 """Weights inside the package: one folder for each ``model.tag``, as ``save_pretrained`` writes it."""
@@ -30,8 +40,8 @@ class ModelEntry:
         config: The architecture at the paper's input of 256×256 and MPII's 16 keypoints.
         params: Learned parameters of that network, counted.
         macs: Multiply-adds of one 256×256 image, counted with torch's flop counter (2 FLOPs each).
-        paper_params: Millions, as the paper prints them; None for a model that is not the paper's.
-        paper_macs: Billions, as the paper prints them; None where it does not.
+        paper_params: Millions, as the paper reports them; None for a model that is not the paper's.
+        paper_macs: Billions, as the paper reports them; None where it does not.
         paper_pckh: The paper's PCKh@0.5 on MPII, with its own training; None where it does not give one.
     """
 
@@ -48,9 +58,9 @@ class PretrainedEntry:
     """Published weights of a named config.
 
     Attributes:
-        model: Name in the zoo.
-        tag: What tells these weights from others of the same model.
-        sha256: Of ``model.safetensors``.
+        model: The name in the zoo.
+        tag: Distinguishes these weights from others of the same model.
+        sha256: The SHA-256 of ``model.safetensors``.
         folder: Where they lie inside the package, or None.
         repo: Hub repository ``owner/name``, or None.
         revision: The Hub commit they are pinned to.
@@ -80,7 +90,7 @@ def _entry(
     return name, ModelEntry(config, params, macs, paper_params, paper_macs, paper_pckh)
 
 
-# stacks, width, (parameters, MACs) as counted, (million parameters, billion MACs, PCKh) as the paper prints.
+# stacks, width, (parameters, MACs) as counted, (million parameters, billion MACs, PCKh) as the paper reports.
 # All but the two at the end are the paper's budgets for its comparison with CU-Net.
 MODELS: Mapping[str, ModelEntry] = dict(
     (
@@ -145,12 +155,17 @@ def get_pretrained(name: str) -> PretrainedEntry:
     raise ValueError(f"No weights {name!r}; {model} has {', '.join(repr(entry.name) for entry in published)}.")
 
 
-def read_card(entry: PretrainedEntry) -> dict[str, Any]:
-    """What is known of bundled weights: ``config``, data, recipe, measured figures (``training.json``)."""
+def read_config(entry: PretrainedEntry) -> PoseConfig | None:
+    """The config of bundled weights; None of others, which it would have to be downloaded for."""
+    return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
+
+
+def read_training(entry: PretrainedEntry) -> dict[str, Any]:
+    """How bundled weights were trained, as ``card.model_card`` takes it; of others nothing is known."""
     if entry.folder is None:
         return {}
-    data: dict[str, Any] = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return {"config": PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes()), **data}
+    training: dict[str, Any] = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    return training
 
 
 @cache

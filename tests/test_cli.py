@@ -70,7 +70,7 @@ def test_list_prints_every_model_with_both_kinds_of_figures():
         assert (entry.paper_pckh or "-") in line
         for full in list_pretrained(name):
             assert full.split(".")[1] in line
-    assert "printed in the paper" in output
+    assert "reported in the paper" in output
     assert "never of ours" in output
 
 
@@ -458,7 +458,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     result = run(*arguments, "--grow-from", "sgpose_0m5_1s")
     assert result.exit_code == 0, result.output
     training = json.loads((tmp_path / "bundled" / "model" / "training.json").read_text())
-    known = zoo.read_card(zoo.get_pretrained("sgpose_0m5_1s"))
+    known = zoo.read_training(zoo.get_pretrained("sgpose_0m5_1s"))
     assert training["before"]["data"] == known["data"]
     assert training["teacher"]["licence"] == known["licence"]
     assert training["teacher"]["data"]

@@ -380,7 +380,7 @@ def test_templates_are_those_that_forges_read():
 def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     """Two of one model, and one of another that lies on the Hub alone."""
     first = zoo.get_pretrained(zoo.list_pretrained()[0])
-    folder, known = first.folder, zoo.read_card(first)
+    folder, known = first.folder, zoo.read_training(first)
     rows = [{"model": "sgpose_1m0_2s", "tag": tag, "sha256": tag * 64, "bundled": True} for tag in "ab"]
     rows.append({"model": "sgpose_small_4s", "tag": "far", "sha256": "c" * 64, "repo": "o/r", "revision": "d" * 40})
     (tmp_path / "index.json").write_text(json.dumps(rows))

@@ -36,7 +36,7 @@ from softgate_pose.training import loop
 from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
-from softgate_pose.training.recipe import RECIPES, NamedRecipe, Recipe, get_recipe
+from softgate_pose.training.recipe import RECIPES, Preset, Recipe, get_recipe
 from softgate_pose.training.run import train_and_save
 from softgate_pose.training.state import LAST, PREVIOUS
 from softgate_pose.training.teacher import Teacher
@@ -222,7 +222,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(lsp_folde
 
 def test_a_run_stopped_within_an_epoch_logs_the_whole_of_it(people, tmp_path, monkeypatch):
     whole = trained(people, tmp_path / "whole")
-    learn, calls = loop._Run._learn, []
+    learn, calls = loop._Trainer._learn, []
 
     def stopped(self, *inputs):
         calls.append(1)
@@ -230,11 +230,11 @@ def test_a_run_stopped_within_an_epoch_logs_the_whole_of_it(people, tmp_path, mo
             raise KeyboardInterrupt
         return learn(self, *inputs)
 
-    monkeypatch.setattr(loop._Run, "_learn", stopped)
+    monkeypatch.setattr(loop._Trainer, "_learn", stopped)
     with pytest.raises(KeyboardInterrupt):
         trained(people, tmp_path / "parts", engine=Engine(progress=False, save_minutes=0))
     assert len(log_of(tmp_path / "parts")) == 1
-    monkeypatch.setattr(loop._Run, "_learn", learn)
+    monkeypatch.setattr(loop._Trainer, "_learn", learn)
     assert same(trained(people, tmp_path / "parts"), whole)
     for row, expected in zip(log_of(tmp_path / "parts"), log_of(tmp_path / "whole"), strict=True):
         assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
@@ -308,7 +308,7 @@ def test_a_restored_optimizer_lies_in_memory_as_before(people, tmp_path, monkeyp
 
 @pytest.mark.parametrize(("what", "save_minutes"), [("loss", 10), ("weights", 0)])
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_state(people, tmp_path, monkeypatch, what, save_minutes):
-    learn, calls = loop._Run._learn, []
+    learn, calls = loop._Trainer._learn, []
 
     def diverges(self, *inputs):
         calls.append(1)
@@ -319,13 +319,13 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_state(people, tmp_pat
             next(self.model.parameters()).data[0] = torch.inf
         return loss
 
-    monkeypatch.setattr(loop._Run, "_learn", diverges)
+    monkeypatch.setattr(loop._Trainer, "_learn", diverges)
     engine = Engine(progress=False, save_minutes=save_minutes)
     with pytest.raises(RuntimeError, match=r"diverged: by step [56] .* from before.*lower learning_rate\.$"):
         trained(people, tmp_path / "run", engine=engine)
     state = load_file(tmp_path / "run" / LAST)
     assert all(bool(value.isfinite().all()) for value in state.values())
-    monkeypatch.setattr(loop._Run, "_learn", learn)
+    monkeypatch.setattr(loop._Trainer, "_learn", learn)
     assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "whole"))
 
 
@@ -525,14 +525,14 @@ def test_streamed_and_stored_crops_train_the_same(people, tmp_path):
 
 
 def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatch):
-    epoch = loop._Run._epoch
+    epoch = loop._Trainer._epoch
 
     def vanish(self, *arguments):
         for image in people.images:
             image.unlink(missing_ok=True)
         return epoch(self, *arguments)
 
-    monkeypatch.setattr(loop._Run, "_epoch", vanish)
+    monkeypatch.setattr(loop._Trainer, "_epoch", vanish)
     with pytest.raises(RuntimeError, match="cannot be read any more: No image"):
         trained(people, tmp_path / "run", engine=Engine(keep="stream", progress=False))
 
@@ -591,13 +591,13 @@ def test_a_compiled_network_trains_the_same(people, tmp_path, monkeypatch):
 
 
 def rates(people, folder, recipe, monkeypatch):
-    learn, found = loop._Run._learn, []
+    learn, found = loop._Trainer._learn, []
 
     def watched(self, *inputs):
         found.append(self.optimizer.param_groups[0]["lr"])
         return learn(self, *inputs)
 
-    monkeypatch.setattr(loop._Run, "_learn", watched)
+    monkeypatch.setattr(loop._Trainer, "_learn", watched)
     trained(people, folder, recipe=recipe)
     return found
 
@@ -646,7 +646,7 @@ def test_weight_decay_spares_gates_biases_and_norms():
 
 
 def test_settings_change_recipe_augmentation_and_model():
-    named = NamedRecipe(Recipe(), {"sigma": 2.0})
+    named = Preset(Recipe(), {"sigma": 2.0})
     changed = named.change({"epochs": 3, "rotation": 10, "gate": "scalar", "milestones": []})
     assert (changed.recipe.epochs, changed.recipe.augmentation.rotation) == (3, 10)
     assert changed.model == {"sigma": 2.0, "gate": "scalar"}

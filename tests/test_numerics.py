@@ -11,7 +11,7 @@ from softgate_pose import create_model, list_models, list_pretrained, predict, z
 from softgate_pose.draw import MIN_SCORE
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.prediction import predict_crops
-from softgate_pose.training.augment import Augmentation, augment, draw_changes
+from softgate_pose.training.augment import Augmentation, augment, sample_changes
 from softgate_pose.training.crops import Crops
 from softgate_pose.training.losses import heatmap_loss
 
@@ -72,7 +72,7 @@ def learn(config):
     images = (torch.rand(4, 3, 96, 96) * 255).byte()
     count = config.num_keypoints
     crops = Crops(images, 30 + torch.rand(4, count, 2) * 30, torch.ones(4, count, dtype=torch.bool))
-    changes = draw_changes(4, 3, Augmentation(), torch.Generator().manual_seed(0))
+    changes = sample_changes(4, 3, Augmentation(), torch.Generator().manual_seed(0))
     views, keypoints, labelled = augment(crops, changes, config)
     heatmap_loss(model(views, all_stacks=True), keypoints, labelled, config).backward()
     gradients = [parameter.grad for parameter in model.parameters()]

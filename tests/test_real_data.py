@@ -63,7 +63,7 @@ def test_the_cards_figures_come_back(name):
     """Predict the 264 validation people anew; rounding differs a little between machines."""
     people = read_people(f"mpii:{DATA / 'mpii_sports'}:valid")
     found = evaluate(create_model(name, channels_last=True), people).to_dict()
-    card = zoo.read_card(zoo.get_pretrained(name))
+    card = zoo.read_training(zoo.get_pretrained(name))
     (row,) = [row for row in card["metrics"] if row["data"] == "mpii_sports valid" and not row["flip_test"]]
     for part in ("mean", "limbs", "mean@0.1"):
         assert found[part] == pytest.approx(row[part], abs=0.2)

@@ -8,7 +8,7 @@ from softgate_pose.images import load_image, normalize
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
 from softgate_pose.readers.lsp import read_lsp
-from softgate_pose.training.augment import Augmentation, augment, draw_changes
+from softgate_pose.training.augment import Augmentation, augment, sample_changes
 from softgate_pose.training.crops import Crops, CropStore
 from softgate_pose.training.losses import heatmap_loss
 
@@ -33,7 +33,7 @@ def dotted_crops():
 
 def changed(crops, augmentation=None, seed=0):
     drawing = augmentation or Augmentation()
-    changes = draw_changes(len(crops), CONFIG.in_chans, drawing, torch.Generator().manual_seed(seed))
+    changes = sample_changes(len(crops), CONFIG.in_chans, drawing, torch.Generator().manual_seed(seed))
     return augment(crops, changes, CONFIG)
 
 
@@ -69,7 +69,7 @@ def test_a_seed_repeats_the_changes_and_parts_of_a_batch_get_theirs(dotted_crops
     first, second, other = (changed(dotted_crops, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-    changes = draw_changes(8, 3, Augmentation(patches=2), torch.Generator().manual_seed(1))
+    changes = sample_changes(8, 3, Augmentation(patches=2), torch.Generator().manual_seed(1))
     whole = augment(dotted_crops, changes, CONFIG)
     rows = slice(3, 8)
     part = Crops(*(getattr(dotted_crops, name)[rows] for name in ("images", "keypoints", "labelled")))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, list_pretrained, save_pretrained, zoo
-from softgate_pose.factory import read_training
+from softgate_pose.factory import find_training
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.weights import WEIGHTS_FILE, find_checkpoint
 
@@ -409,7 +409,7 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
     model = create_model(name)
     assert isinstance(model, SoftGatePose)
     assert model.config.name == entry.model
-    card = zoo.read_card(entry)
+    card = zoo.read_training(entry)
     assert card["licence"]
     assert card["data"]
     assert card["command"]
@@ -418,20 +418,20 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
         assert row["limbs"] > 2 * mean_pose["limbs"]
 
 
-def test_read_training(tmp_path, tiny_model, unpublished):
+def test_find_training(tmp_path, tiny_model, unpublished):
     bundled = zoo.get_pretrained("sgpose_0m5_1s")
-    known = zoo.read_card(bundled)
-    assert read_training("sgpose_0m5_1s", True) == read_training(bundled.name) == known
-    for without in (read_training("sgpose_0m5_1s"), read_training(bundled.name, False), read_training(unpublished)):
+    known = zoo.read_training(bundled)
+    assert find_training("sgpose_0m5_1s", True) == find_training(bundled.name) == known
+    for without in (find_training("sgpose_0m5_1s"), find_training(bundled.name, False), find_training(unpublished)):
         assert without is None
 
     told = {"data": ["two photos"], "licence": "mine"}
     folder = save_pretrained(tiny_model, tmp_path / "told", training=told)
-    assert read_training(f"local-dir:{folder}") == read_training(unpublished, checkpoint=folder) == told
-    assert read_training(f"local-dir:{folder}", False) is None
+    assert find_training(f"local-dir:{folder}") == find_training(unpublished, checkpoint=folder) == told
+    assert find_training(f"local-dir:{folder}", False) is None
     silent = save_pretrained(tiny_model, tmp_path / "silent")
-    assert read_training(unpublished, checkpoint=silent / "model.safetensors") == {
+    assert find_training(unpublished, checkpoint=silent / "model.safetensors") == {
         "data": [f"weights {silent / 'model.safetensors'}, whose training is not recorded"]
     }
     with pytest.raises(FileNotFoundError, match="No weights"):
-        read_training(f"local-dir:{tmp_path / 'absent'}")
+        find_training(f"local-dir:{tmp_path / 'absent'}")

@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["MIN_DETECTION_SCORE", "supervision_boxes", "torchvision_boxes", "ultralytics_boxes"]
 
 MIN_DETECTION_SCORE = 0.5
-"""What a detection's score must be at least, where a call does not say."""
+"""The lowest score of a detection that is kept by default."""
 
 
 def torchvision_boxes(

@@ -125,7 +125,7 @@ def _default_cfg(name: str) -> DefaultCfg:
     for full in zoo.list_pretrained(name):
         weights = zoo.get_pretrained(full)
         file = None if weights.folder is None else str(weights.folder / WEIGHTS_FILE)
-        config = zoo.read_card(weights).get("config", zoo.get_entry(name).config)
+        config = zoo.read_config(weights) or zoo.get_entry(name).config
         cfgs[weights.tag] = _cfg(config, file=file, hf_hub_id=weights.repo)
     return DefaultCfg(
         tags=deque(cfgs or [""]), cfgs=cfgs or {"": _cfg(zoo.get_entry(name).config)}, is_pretrained=bool(cfgs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.network import SoftGatePose, compose_pointwise
 
 __all__ = ["adapt_tensors"]
 
@@ -36,31 +36,7 @@ def adapt_tensors(
     tensors = dict(tensors)
     config, notes = model.config, []
     if saved.skeleton.keypoints != config.skeleton.keypoints:
-        old_names, new_names = saved.skeleton.keypoints, config.skeleton.keypoints
-        named = saved.skeleton.is_named and config.skeleton.is_named
-        kept = [name for name in new_names if named and name in old_names]
-        new, old = config.skeleton.indices(kept), saved.skeleton.indices(kept)
-        _fold_heads(tensors, saved, [i for i in range(len(old_names)) if i not in old])
-        for key, value in model.state_dict().items():
-            if key.startswith("heads."):
-                along = 0  # weight (K, N, 1, 1) and bias (K,)
-            elif key.startswith("heatmap_joins.") and key.endswith(".weight"):
-                along = 1  # weight (N, K, 1, 1)
-            else:
-                continue
-            if key not in tensors or tensors[key].dim() != value.dim() or tensors[key].shape[along] != len(old_names):
-                continue  # does not fit its own config: load_tensors says so
-            fresh = value.detach().to("cpu", tensors[key].dtype, copy=True)
-            if along == 1:
-                fresh.zero_()
-            source = tensors[key].index_select(along, torch.tensor(old, dtype=torch.long))
-            tensors[key] = fresh.index_copy(along, torch.tensor(new, dtype=torch.long), source)
-        added = [name for name in new_names if name not in kept]
-        which = f" ({', '.join(kept)})" if kept else ""
-        notes.append(
-            f"heads kept for {len(kept)} of {len(new_names)} keypoints{which}; "
-            f"new and untrained: {', '.join(added) or 'none'}"
-        )
+        notes.append(_adapt_heads(tensors, saved, model))
     key = "stem.0.weight"
     if saved.in_chans != config.in_chans and key in tensors and tensors[key].dim() == 4:
         tensors[key] = _adapt_channels(tensors[key], config.in_chans)
@@ -73,6 +49,36 @@ def adapt_tensors(
     return tensors, notes
 
 
+def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: SoftGatePose) -> str:
+    """Give the heads, and what hands heatmaps on, the model's keypoints, in place; a line that says which are kept."""
+    wanted = model.config
+    named = saved.skeleton.is_named and wanted.skeleton.is_named
+    kept = [name for name in wanted.skeleton.keypoints if named and name in saved.skeleton.keypoints]
+    saved_rows, wanted_rows = saved.skeleton.indices(kept), wanted.skeleton.indices(kept)
+    _fold_heads(tensors, saved, [row for row in range(saved.num_keypoints) if row not in saved_rows])
+    for key, initial in model.state_dict().items():
+        if key.startswith("heads."):
+            along = 0  # weight (K, N, 1, 1) and bias (K,)
+        elif key.startswith("heatmap_joins.") and key.endswith(".weight"):
+            along = 1  # weight (N, K, 1, 1)
+        else:
+            continue
+        learned = tensors.get(key)
+        if learned is None or learned.dim() != initial.dim() or learned.shape[along] != saved.num_keypoints:
+            continue  # does not fit its own config: load_tensors says so
+        adapted = initial.detach().to("cpu", learned.dtype, copy=True)
+        if along == 1:
+            adapted.zero_()
+        source = learned.index_select(along, torch.tensor(saved_rows, dtype=torch.long))
+        tensors[key] = adapted.index_copy(along, torch.tensor(wanted_rows, dtype=torch.long), source)
+    added = [name for name in wanted.skeleton.keypoints if name not in kept]
+    which = f" ({', '.join(kept)})" if kept else ""
+    return (
+        f"heads kept for {len(kept)} of {wanted.num_keypoints} keypoints{which}; "
+        f"new and untrained: {', '.join(added) or 'none'}"
+    )
+
+
 def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int]) -> None:
     """Let the next stack hear through a stack's features what the heatmaps of dropped keypoints told it.
 
@@ -80,19 +86,21 @@ def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int
     """
     width, num_keypoints = saved.width, saved.num_keypoints
     for stack in range(saved.num_stacks - 1):
+        heatmap_join, head = f"heatmap_joins.{stack}.weight", f"heads.{stack}"
+        feature_join = f"feature_joins.{stack}"
         shapes = {
-            f"heatmap_joins.{stack}.weight": (width, num_keypoints, 1, 1),
-            f"heads.{stack}.weight": (num_keypoints, width, 1, 1),
-            f"heads.{stack}.bias": (num_keypoints,),
-            f"feature_joins.{stack}.weight": (width, width, 1, 1),
-            f"feature_joins.{stack}.bias": (width,),
+            heatmap_join: (width, num_keypoints, 1, 1),
+            f"{head}.weight": (num_keypoints, width, 1, 1),
+            f"{head}.bias": (num_keypoints,),
+            f"{feature_join}.weight": (width, width, 1, 1),
+            f"{feature_join}.bias": (width,),
         }
         if any(key not in tensors or tensors[key].shape != shape for key, shape in shapes.items()):
             continue  # does not fit its own config: load_tensors says so
-        join, weight, bias = (tensors[key].double() for key in list(shapes)[:3])
-        through = join[:, dropped].flatten(1)  # (N, dropped)
-        told = through @ weight[dropped].flatten(1), through @ bias[dropped]
-        for key, more in zip(list(shapes)[3:], told, strict=True):
+        join = tensors[heatmap_join].double()[:, dropped].flatten(1)  # (N, dropped)
+        weight = tensors[f"{head}.weight"].double()[dropped].flatten(1)  # (dropped, N)
+        told_weight, told_bias = compose_pointwise(join, weight, tensors[f"{head}.bias"].double()[dropped])
+        for key, more in ((f"{feature_join}.weight", told_weight), (f"{feature_join}.bias", told_bias)):
             own = tensors[key]
             tensors[key] = (own.double() + more.view_as(own)).to(own.dtype)
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.blocks import SoftGatedBlock
 from softgate_pose.model.hourglass import Merge
-from softgate_pose.model.network import PoseModel, SoftGatePose
-from softgate_pose.pose.heatmaps import spatial_softmax
+from softgate_pose.model.network import PoseModel, SoftGatePose, compose_pointwise
 
 __all__ = ["DeployedPose", "deploy"]
 
@@ -55,7 +54,7 @@ class DeployedPose(PoseModel):
       ``join_f(f) + join_h(head(f))`` is one 1×1 convolution, and only the last stack's head is left.
 
     Attributes:
-        config: That of the model.
+        config: The model's config.
     """
 
     def __init__(self, model: SoftGatePose) -> None:
@@ -76,8 +75,7 @@ class DeployedPose(PoseModel):
         x = self.stem(images)
         for i, join in enumerate(self.joins):
             x = x + join(self.necks[i](self.hourglasses[i](x)))
-        out: Tensor = self.head(self.necks[-1](self.hourglasses[-1](x)))
-        return spatial_softmax(out, self.config.sigma) if self.config.heatmap == "softmax" else out
+        return self._to_heatmaps(self.head(self.necks[-1](self.hourglasses[-1](x))))
 
 
 class _NormReLU(nn.Module):
@@ -175,10 +173,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def _fold_join(feature_join: nn.Conv2d, heatmap_join: nn.Conv2d, head: nn.Conv2d) -> nn.Conv2d:
     """``feature_join(x) + heatmap_join(head(x))`` as one 1×1 convolution."""
-    through = heatmap_join.weight.detach().double().flatten(1)  # (N, K)
-    weight, bias = head.weight.detach().double().flatten(1), _bias(head)
-    weight = feature_join.weight.detach().double() + (through @ weight)[..., None, None]
-    bias = _bias(feature_join) + _bias(heatmap_join) + through @ bias
+    join, inner = (conv.weight.detach().double().flatten(1) for conv in (heatmap_join, head))  # (N, K), (K, N)
+    through, told = compose_pointwise(join, inner, _bias(head))
+    weight = feature_join.weight.detach().double() + through[..., None, None]
+    bias = _bias(feature_join) + _bias(heatmap_join) + told
     return _filled(nn.Conv2d(head.in_channels, len(bias), 1), weight, bias, head.weight)
 
 
@@ -191,7 +189,7 @@ def _doubling_conv(weight: Tensor) -> nn.ConvTranspose2d:
     of those that exist. Each output meets 2×2 of the 4×4 taps, in place of 3×3.
 
     Args:
-        weight: Of the convolution, (O, I, 3, 3).
+        weight: The convolution's weight, (O, I, 3, 3).
     """
     taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)  # (4, 3)
     out_channels, in_channels = weight.shape[:2]

@@ -18,7 +18,7 @@ class PoseModel(nn.Module):
     """What ``predict`` takes: normalised images (B, C, H, W) to heatmaps (B, K, H / 4, W / 4).
 
     Attributes:
-        config: Of the network, in whatever form it runs.
+        config: The network's config, in whatever form it runs.
     """
 
     config: PoseConfig
@@ -35,8 +35,12 @@ class PoseModel(nn.Module):
                 "Use softgate_pose.images.normalize, or predict() for photos."
             )
         tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not (torch.compiler.is_compiling() or tracing):  # there, sizes are no numbers
+        if not (torch.compiler.is_compiling() or tracing):  # there, sizes are not numbers
             self.config.check_size(images.shape[2], images.shape[3])
+
+    def _to_heatmaps(self, raw: Tensor) -> Tensor:
+        """The heatmaps (B, K, h, w) of a head's raw output."""
+        return spatial_softmax(raw, self.config.sigma) if self.config.heatmap == "softmax" else raw
 
 
 class SoftGatePose(PoseModel):
@@ -100,12 +104,24 @@ class SoftGatePose(PoseModel):
             outputs.append(head(features))  # (B, K, h, w)
             if i < self.config.num_stacks - 1:
                 x = x + self.feature_joins[i](features) + self.heatmap_joins[i](outputs[i])
-        if all_stacks:
-            return outputs
-        if self.config.heatmap == "softmax":
-            return spatial_softmax(outputs[-1], self.config.sigma)
-        return outputs[-1]
+        return outputs if all_stacks else self._to_heatmaps(outputs[-1])
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "alpha"}
+
+
+def compose_pointwise(outer_weight: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """``outer(inner(x))`` of two 1×1 convolutions as one, but for the outer one's bias.
+
+    So what a stack's heatmaps tell the next stack is a linear map of its features.
+
+    Args:
+        outer_weight: (N, K).
+        weight: The inner one's, (K, C).
+        bias: The inner one's, (K,).
+
+    Returns:
+        Weight (N, C) and bias (N,).
+    """
+    return outer_weight @ weight, outer_weight @ bias

@@ -28,6 +28,7 @@ __all__ = [
     "invert",
     "mirror_crop",
     "resize_map",
+    "resize_points",
     "rotate_scale_about",
     "transform_points",
     "warp",
@@ -138,18 +139,26 @@ def transform_points(matrices: Tensor, points: Tensor) -> Tensor:
 
 def heatmap_to_input(points: Tensor, stride: float) -> Tensor:
     """Heatmap pixels to input pixels: a heatmap pixel's centre is that of the block it covers."""
-    return points * stride + (stride - 1) / 2
+    return resize_points(points, stride)
 
 
 def input_to_heatmap(points: Tensor, stride: float) -> Tensor:
     """The inverse of ``heatmap_to_input``."""
-    return (points - (stride - 1) / 2) / stride
+    return resize_points(points, 1 / stride)
 
 
 def resize_map(ratio: float) -> Tensor:
-    """The map of a resize by ``ratio``, which scales pixel edges: x + 1/2 is multiplied; (1, 2, 3)."""
+    """The map (1, 2, 3) by which the points of an image move when it is resized by ``ratio``, see ``resize_points``."""
     shift = (ratio - 1) / 2
     return torch.tensor([[[ratio, 0, shift], [0, ratio, shift]]], dtype=torch.float64)
+
+
+def resize_points(points: Tensor, ratio: float) -> Tensor:
+    """The points, of any shape, of an image that is resized by ``ratio``.
+
+    A resize scales pixel edges, so pixel centres move: x + 1/2 is multiplied by the ratio.
+    """
+    return points * ratio + (ratio - 1) / 2
 
 
 def warp(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,6 +22,7 @@ DecodeMethod = Literal["argmax", "quarter", "dark", "soft"]
 _DARK_BLUR_SIGMA = 1.0  # smooths the noise of a learned map; a Gaussian stays one, with the same centre
 _DARK_BLUR_RADIUS = 3
 _SOFT_RADIUS = 3
+_TINY = 1e-12  # below it there is nothing to divide by, or to take the log of
 
 
 def render_heatmaps(keypoints: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
@@ -116,6 +117,46 @@ def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Te
     middle = torch.tensor(image_centre(height, width), dtype=dtype, device=keypoints.device)
     keypoints = torch.where(has_peak.unsqueeze(-1), keypoints, middle)
     return keypoints, torch.where(has_peak, scores, torch.zeros_like(scores))
+
+
+def flip_heatmaps(heatmaps: Tensor, mirror: Sequence[int]) -> Tensor:
+    """The heatmaps of a mirrored image, mirrored back: reverse x and swap left and right keypoints.
+
+    Pixel centres are whole numbers and the crop's centre is the heatmap's, so a mirrored pixel falls
+    on a pixel: no shift is needed before averaging.
+
+    Args:
+        heatmaps: ``(B, K, H, W)``.
+        mirror: For each keypoint the index of its mirror image, ``Skeleton.mirror``.
+
+    Returns:
+        New heatmaps ``(B, K, H, W)``.
+
+    Raises:
+        ValueError: If ``mirror`` does not hold one index for each of the K keypoints.
+    """
+    if heatmaps.dim() != 4 or sorted(mirror) != list(range(heatmaps.shape[1])):
+        raise ValueError(
+            f"mirror must hold each keypoint's index once for heatmaps (B, K, H, W); "
+            f"got {list(mirror)} and heatmaps {tuple(heatmaps.shape)}."
+        )
+    return heatmaps.flip(-1)[:, list(mirror)]
+
+
+def spatial_softmax(logits: Tensor, sigma: float = 1.0) -> Tensor:
+    """The softmax of each map over its pixels, scaled so that a perfect peak is 1.
+
+    The cross-entropy loss trains the softmax towards a Gaussian of sum 1, whose peak is
+    1 / (2 pi sigma²). Scaled by that, such heatmaps read as ``render_heatmaps`` draws them; a sharper
+    one peaks above 1.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        sigma: Standard deviation of the training targets, in heatmap pixels.
+    """
+    # float32, since an fp16 softmax over thousands of pixels loses its tail
+    probabilities = logits.flatten(2).to(_working_dtype(logits.dtype)).softmax(dim=2)
+    return (probabilities * (2 * math.pi * sigma**2)).view(logits.shape).to(logits.dtype)
 
 
 def _highest(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -213,45 +254,7 @@ def _blur_matrix(like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
-_TINY = 1e-12
 _SUBPIXEL_STEPS = {"quarter": _quarter_step, "dark": _dark_step, "soft": _soft_step}
-
-
-def flip_heatmaps(heatmaps: Tensor, mirror: Sequence[int]) -> Tensor:
-    """The heatmaps of a mirrored image, mirrored back: reverse x and swap left and right keypoints.
-
-    Pixel centres are whole numbers and the crop's centre is the heatmap's, so a mirrored pixel falls
-    on a pixel: no shift is needed before averaging.
-
-    Args:
-        heatmaps: ``(B, K, H, W)``.
-        mirror: For each keypoint the index of its mirror image, ``Skeleton.mirror``.
-
-    Raises:
-        ValueError: If ``mirror`` does not hold one index for each of the K keypoints.
-    """
-    if heatmaps.dim() != 4 or sorted(mirror) != list(range(heatmaps.shape[1])):
-        raise ValueError(
-            f"mirror must hold each keypoint's index once for heatmaps (B, K, H, W); "
-            f"got {len(mirror)} indices and heatmaps {tuple(heatmaps.shape)}."
-        )
-    return heatmaps.flip(-1)[:, list(mirror)]
-
-
-def spatial_softmax(logits: Tensor, sigma: float = 1.0) -> Tensor:
-    """The softmax of each map over its pixels, scaled so that a perfect peak is 1.
-
-    The cross-entropy loss trains the softmax towards a Gaussian of sum 1, whose peak is
-    1 / (2 pi sigma²). Scaled by that, such heatmaps read as ``render_heatmaps`` draws them; a sharper
-    one peaks above 1.
-
-    Args:
-        logits: ``(B, K, H, W)``.
-        sigma: Standard deviation of the training targets, in heatmap pixels.
-    """
-    # float32, since an fp16 softmax over thousands of pixels loses its tail
-    probabilities = logits.flatten(2).to(_working_dtype(logits.dtype)).softmax(dim=2)
-    return (probabilities * (2 * math.pi * sigma**2)).view(logits.shape).to(logits.dtype)
 
 
 def _working_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -118,7 +118,11 @@ def box_sizes(boxes: Tensor) -> Tensor:
 
 
 def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tensor:
-    """Left shoulder to right hip (N,), 0 where either is not labelled, from (N, K, 2) and (N, K)."""
+    """Left shoulder to right hip (N,), 0 where either is not labelled, from (N, K, 2) and (N, K).
+
+    Raises:
+        ValueError: If the skeleton lacks one of the two.
+    """
     indices = skeleton.indices(TORSO)
     if len(indices) != 2:
         raise ValueError(f"PCK needs a left_shoulder and a right_hip; skeleton {skeleton.name!r} lacks them.")
@@ -128,7 +132,10 @@ def torso_sizes(keypoints: Tensor, labelled: Tensor, skeleton: Skeleton) -> Tens
 
 
 def mean_keypoints(names: Sequence[str]) -> list[str]:
-    """Those keypoints that ``mean`` is over: all, but of a full body pelvis and thorax, which HRNet masks."""
+    """The keypoints that ``mean`` averages: all of them; of a full body, all but pelvis and thorax.
+
+    That is as in HRNet's evaluation.
+    """
     return [name for name in names if not (_is_full_body(names) and name in _NOT_IN_MEAN)]
 
 

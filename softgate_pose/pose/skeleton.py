@@ -23,7 +23,7 @@ class Skeleton:
         edges: Pairs of keypoint names that a drawing joins.
 
     Raises:
-        TypeError: If the keypoints are no texts in a tuple or list, or an edge is no pair.
+        TypeError: If the keypoints are not strings in a tuple or list, or an edge is not a pair.
         ValueError: If there is no keypoint, a name comes twice, or an edge names an unknown keypoint.
     """
 
@@ -88,7 +88,11 @@ class Skeleton:
 
     @classmethod
     def unnamed(cls, num_keypoints: int) -> Skeleton:
-        """A skeleton of which nothing is known but its size: ``keypoint_0``, ``keypoint_1``, ..."""
+        """A skeleton of which nothing is known but its size: ``keypoint_0``, ``keypoint_1``, ...
+
+        Raises:
+            ValueError: If ``num_keypoints`` is not a whole number of at least 1.
+        """
         if isinstance(num_keypoints, bool) or not isinstance(num_keypoints, int) or num_keypoints < 1:
             raise ValueError(f"num_keypoints must be a whole number of at least 1, got {num_keypoints!r}.")
         return cls(f"keypoints{num_keypoints}", tuple(f"keypoint_{i}" for i in range(num_keypoints)))

@@ -14,7 +14,7 @@ from softgate_pose.images import normalize
 from softgate_pose.pose import geometry
 from softgate_pose.training.crops import Crops, margin_size
 
-__all__ = ["Augmentation", "Changes", "augment", "draw_changes"]
+__all__ = ["Augmentation", "Changes", "augment", "sample_changes"]
 
 _LOWER_BODY = frozenset(f"{side}_{joint}" for side in ("left", "right") for joint in ("hip", "knee", "ankle"))
 _FEWEST = 3  # labelled keypoints that make half a body
@@ -27,19 +27,19 @@ class Augmentation:
     """Random changes to a training crop; each range is uniform and the same to both sides.
 
     Attributes:
-        rotation: Degrees.
+        rotation: Largest rotation, in degrees.
         zoom: Largest factor of enlargement and of shrinking; drawn evenly in its logarithm.
-        shift: Share of the input's side.
+        shift: Largest shift, as a share of the input's side.
         flip: Probability of mirroring.
         half_body: Probability of showing the upper or the lower half of the body alone.
-        brightness: Relative change of all channels.
-        contrast: Relative change of the distance from the crop's mean colour.
-        tint: Relative change of each channel by itself.
+        brightness: Largest relative change of all channels together.
+        contrast: Largest relative change of the distance from the crop's mean colour.
+        tint: Largest relative change of each channel by itself.
         patches: Number of rectangles of one colour that hide parts of the crop.
-        patch_size: Their longest side, as a share of the input's.
+        patch_size: The rectangles' longest side, as a share of the input's.
 
     Raises:
-        ValueError: If a value is no number, or out of range.
+        ValueError: If a value is not a number, or is out of range.
     """
 
     rotation: float = 60.0
@@ -65,7 +65,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is drawn for B crops, before anything is known of them.
+    """Random values for B crops, drawn before anything is known of the crops.
 
     Attributes:
         angle: (B,) radians.
@@ -90,11 +90,11 @@ class Changes:
     patch_colours: Tensor
 
     def part(self, rows: slice) -> Changes:
-        """Those of some of the crops."""
+        """The changes of some of the crops."""
         return Changes(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
 
-def draw_changes(count: int, in_chans: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
+def sample_changes(count: int, in_chans: int, augmentation: Augmentation, generator: torch.Generator) -> Changes:
     """Changes for ``count`` crops.
 
     They are drawn on the CPU for a whole batch, so that a seed gives the same ones on every device and
@@ -142,7 +142,7 @@ def augment(crops: Crops, changes: Changes, config: PoseConfig) -> tuple[Tensor,
     average = images.mean(dim=(1, 2, 3), keepdim=True)
     images = (images - average) * changes.contrast.to(device)[:, None, None, None] + average
     images = (images * changes.tint.to(device)[:, :, None, None]).clamp(0, 255)
-    images = normalize(_hide(images, changes), config)
+    images = normalize(_paint_patches(images, changes), config)
 
     mirrored, swap = changes.mirrored[:, None], torch.tensor(config.skeleton.mirror)
     keypoints = geometry.transform_points(matrices, crops.keypoints)
@@ -159,12 +159,12 @@ def _matrices(crops: Crops, changes: Changes, config: PoseConfig) -> Tensor:
     margin = margin_size(config)
     # the stored crop's centre is the input's, at the same scale
     scale = min(height / margin[0], width / margin[1])
-    centre = geometry.box_to_crop(torch.tensor([geometry.image_box(*margin)]), config.input_size, scale)
+    to_input = geometry.box_to_crop(torch.tensor([geometry.image_box(*margin)]), config.input_size, scale)
     if changes.half.any():
-        centre = _show_half(crops, changes.half, centre.expand(len(crops), -1, -1), config)
-    turn = geometry.rotate_scale_about(changes.angle, changes.zoom, middle)
-    turn[:, :, 2] += changes.shift * torch.tensor([width, height])
-    return geometry.compose(geometry.mirror_crop(changes.mirrored, width), geometry.compose(turn, centre))
+        to_input = _show_half(crops, changes.half, to_input.expand(len(crops), -1, -1), config)
+    rotation = geometry.rotate_scale_about(changes.angle, changes.zoom, middle)
+    rotation[:, :, 2] += changes.shift * torch.tensor([width, height])
+    return geometry.compose(geometry.mirror_crop(changes.mirrored, width), geometry.compose(rotation, to_input))
 
 
 def _show_half(crops: Crops, half: Tensor, matrices: Tensor, config: PoseConfig) -> Tensor:
@@ -185,7 +185,7 @@ def _show_half(crops: Crops, half: Tensor, matrices: Tensor, config: PoseConfig)
     return matrices
 
 
-def _hide(images: Tensor, changes: Changes) -> Tensor:
+def _paint_patches(images: Tensor, changes: Changes) -> Tensor:
     """Images (B, C, H, W) with the patches painted on them."""
     count = changes.patches.shape[1]
     if not count:

@@ -51,7 +51,7 @@ class Crops:
         return len(self.images)
 
     def to(self, device: torch.device) -> Crops:
-        """With the images on a device."""
+        """The same crops with the images on a device."""
         return dataclasses.replace(self, images=self.images.to(device))
 
 
@@ -59,16 +59,16 @@ class CropStore:
     """Stored crops of people, by their row.
 
     Args:
-        people: Who.
-        config: Size and channels.
-        keep: See ``Keep``.
-        device: For ``keep="device"``.
+        people: The people to cut out.
+        config: Gives the crops' size and channels.
+        keep: Where the crops are kept, see ``Keep``.
+        device: Where ``keep="device"`` keeps them.
         workers: Processes that read images; 0 reads in this one.
         progress: Show a progress bar.
 
     Attributes:
-        people: Those whose images can be read.
-        unreadable: A line for each image that cannot be.
+        people: The people whose images can be read.
+        unreadable: A line for each image that cannot be read.
 
     Raises:
         ValueError: If more than ``MAX_UNREADABLE`` of the people have no readable image.

@@ -47,7 +47,7 @@ def grow(model: SoftGatePose, smaller: SoftGatePose) -> None:
 
 
 def _check(config: PoseConfig, smaller: PoseConfig) -> None:
-    """See whether one network can grow into the other."""
+    """Raise ValueError unless the smaller network can grow into the other."""
     if smaller.skeleton.keypoints != config.skeleton.keypoints:
         raise ValueError(
             f"{config.name} predicts {', '.join(config.skeleton.keypoints)}; {smaller.name}, which it should grow "
@@ -84,10 +84,10 @@ def _widened_channels(learned: Tensor, fresh: Tensor, quarter: int, new_quarter:
     """One value for each channel, in batch norms, biases and gates: the old channels' are the learned ones.
 
     Args:
-        learned: Of the smaller network, of any number of dimensions, all but one of size 1.
-        fresh: Of the larger network, with its initial values.
-        quarter: Of the smaller network's width.
-        new_quarter: Of the larger one's.
+        learned: The smaller network's tensor, of any number of dimensions, all but one of size 1.
+        fresh: The larger network's tensor, with its initial values.
+        quarter: A quarter of the smaller network's width.
+        new_quarter: A quarter of the larger one's.
     """
     grown = fresh.clone()
     values = grown.view(-1)

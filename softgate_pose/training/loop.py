@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from softgate_pose.config import PoseConfig
 from softgate_pose.evaluation import Evaluation, person_errors, score_keypoints
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People
 from softgate_pose.prediction import predict_people
 from softgate_pose.sheet import contact_sheet
-from softgate_pose.training.augment import Changes, augment, draw_changes
+from softgate_pose.training.augment import Changes, augment, sample_changes
 from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
@@ -40,7 +41,7 @@ __all__ = ["Engine", "Epoch", "fit"]
 logger = logging.getLogger(__name__)
 
 _BOARD_EVERY = 20  # steps
-_PATIENCE = timedelta(days=1)  # of the others, while the first process validates and measures
+_PROCESS_TIMEOUT = timedelta(days=1)  # the others wait for the first process while it validates and measures
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Engine:
     """How a run uses the machine. None of it changes what is learned, but for rounding.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:1``. Under a launcher of several processes ``cuda`` is each one's own.
+        device: ``cpu``, ``cuda`` or ``cuda:1``. With several processes, ``cuda`` means each
+            process's own GPU.
         keep: Where crops are kept, see ``Keep``.
         workers: Processes that read images, per training process.
         compile: Use ``torch.compile``.
@@ -71,9 +73,9 @@ class Epoch:
     """What is reported after an epoch.
 
     Attributes:
-        row: Of the log: ``epoch``, ``step``, ``loss``, ``learning_rate``, ``seconds``,
+        row: The epoch's row of the log: ``epoch``, ``step``, ``loss``, ``learning_rate``, ``seconds``,
             ``images_per_second``, ``feeding_percent`` and the validation's figures.
-        epochs: Of the whole run.
+        epochs: The number of epochs of the whole run.
         validation: The table per part, if there are validation people.
     """
 
@@ -106,13 +108,13 @@ def fit(
 
     Args:
         model: Trained in place.
-        people: Of the model's skeleton.
+        people: The people to train on, with the model's keypoints.
         recipe: The recipe.
-        folder: Created if missing; of several machines, one that all see.
+        folder: The run's folder, created if missing; several machines must all see it.
         validation: Evaluated after each epoch, with the averaged weights.
         teacher: A trained model whose heatmaps become a part of the targets.
-        start: What tells the weights that the model came with from others, if a run that began with others
-            is not to be gone on with.
+        start: A digest of the weights that the model comes with, such as ``weights_digest`` gives; a run in
+            ``folder`` that began with another digest, or with none, is then refused. None for fresh weights.
         engine: How to use the machine.
         report: Called after each epoch.
 
@@ -129,27 +131,45 @@ def fit(
             the folder holds a run of another recipe, model, start, teacher or people.
     """
     engine = engine or Engine()
-    config = model.config
+    accelerator = _accelerator(recipe, engine)
+    _check_run(model.config, people, recipe, validation, teacher, accelerator.num_processes)
+    if validation is not None and accelerator.is_main_process:
+        validation, problems = readable(validation)
+        if problems:
+            logger.warning("Left out of validation: %s.", some(problems))
+    with _held(folder) if accelerator.is_main_process else nullcontext():
+        learned = _Learned(model, people, recipe, folder, teacher, start, accelerator)
+        if len(learned.progress.history) < recipe.epochs:
+            _Trainer(learned, people, recipe, folder, teacher, engine, accelerator).train(validation, report)
+        return learned.averaged.eval()
+
+
+def _check_run(
+    config: PoseConfig,
+    people: People,
+    recipe: Recipe,
+    validation: People | None,
+    teacher: Teacher | None,
+    processes: int,
+) -> None:
+    """Raise ValueError unless the people, the recipe and the teacher fit the model and the number of processes."""
     for group in (people, validation):
         if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
-            raise ValueError(f"The people have skeleton {group.skeleton.name!r}, the model {config.skeleton.name!r}.")
+            given, wanted = (f"({', '.join(s.keypoints)})" for s in (group.skeleton, config.skeleton))
+            raise ValueError(
+                f"The people have skeleton {group.skeleton.name!r} {given}, the model {config.skeleton.name!r} {wanted}. "
+                "Convert the people with people.to_skeleton(model.config.skeleton)."
+            )
     if len(people) < recipe.batch_size:
         raise ValueError(
             f"{len(people)} people are fewer than one batch of {recipe.batch_size}; "
             + ("choose a smaller batch_size." if len(people) else "give more, or hold out fewer.")
         )
-    accelerator = _accelerator(recipe, engine)
-    parts = accelerator.num_processes * recipe.accumulate
+    parts = processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ValueError(
-            f"A batch of {recipe.batch_size} cannot be shared evenly by {accelerator.num_processes} processes "
+            f"A batch of {recipe.batch_size} cannot be shared evenly by {processes} processes "
             f"of {recipe.accumulate} parts each; choose a batch_size that {parts} divides."
-        )
-    if config.skeleton.unpaired and recipe.augmentation.flip:
-        logger.warning(
-            "Mirroring will not swap %s: only pairs named left_x and right_x change places. "
-            "Rename them, or train with flip=0.",
-            ", ".join(config.skeleton.unpaired),
         )
     smallest = (config.size_multiple, config.size_multiple)
     if recipe.batch_size == parts and tuple(config.input_size) == smallest:
@@ -157,16 +177,14 @@ def fit(
             f"One image of {smallest[0]} px at a time leaves the innermost batch norm one value, of which there is no "
             f"variance; choose a batch_size of at least {2 * parts}, or a larger input."
         )
-    if validation is not None and accelerator.is_main_process:
-        validation, problems = readable(validation)
-        if problems:
-            logger.warning("Left out of validation: %s.", some(problems))
+    if config.skeleton.unpaired and recipe.augmentation.flip:
+        logger.warning(
+            "Mirroring will not swap %s: only pairs named left_x and right_x change places. "
+            "Rename them, or train with flip=0.",
+            ", ".join(config.skeleton.unpaired),
+        )
     if teacher is not None:
         teacher.require_fit(config)
-    with _held(folder) if accelerator.is_main_process else nullcontext():
-        run = _Run(model, people, recipe, folder, teacher, start, engine, accelerator)
-        run.train(validation, report)
-        return run.result()
 
 
 @contextmanager
@@ -181,7 +199,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 class _AllStacks(nn.Module):
-    """A network as the loss takes it: what Accelerate prepares, as it changes the ``forward`` of that for good."""
+    """The network with all stacks' outputs, wrapped because Accelerate replaces the ``forward`` of what it prepares."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -192,8 +210,8 @@ class _AllStacks(nn.Module):
         return outputs
 
 
-class _Run:
-    """One process's side of a run."""
+class _Learned:
+    """What a run has learned so far, restored from its folder: weights, their moving average, optimizer, progress."""
 
     def __init__(
         self,
@@ -203,20 +221,16 @@ class _Run:
         folder: Path,
         teacher: Teacher | None,
         start: str | None,
-        engine: Engine,
         accelerator: Accelerator,
     ) -> None:
         from timm.utils import ModelEmaV3  # slow to load, and only training needs it
 
-        self.model, self.recipe, self.folder, self.engine = model, recipe, folder, engine
-        self.accelerator, self.config, self.is_main = accelerator, model.config, accelerator.is_main_process
-        self.soft_targets = None if teacher is None else teacher.soft_targets(self.config, accelerator.device)
-        self.share = 0.0 if teacher is None else teacher.share
         folder.mkdir(parents=True, exist_ok=True)
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizer = _optimizer(model, recipe)
-        fixed = {"recipe": recipe.to_dict(), "model": self.config.to_dict(), "people": _fingerprint(people)}
+        fixed = {"recipe": recipe.to_dict(), "model": model.config.to_dict(), "people": _fingerprint(people)}
         if teacher is not None:
             fixed["teacher"] = teacher.identity()
         if start is not None:
@@ -224,32 +238,56 @@ class _Run:
         self.state = TrainingState(folder, model, None if self.ema is None else self.ema.module, self.optimizer, fixed)
         self.progress = self.state.load()
         accelerator.wait_for_everyone()  # all have read what the first will replace
-        self.finished = len(self.progress.history) == recipe.epochs
-        if not self.finished:
-            self.crops = CropStore(
-                people,
-                self.config,
-                keep=engine.keep,
-                device=accelerator.device,
-                workers=engine.workers,
-                progress=engine.progress and self.is_main,
-            )
-            if self.crops.unreadable and self.is_main:
-                logger.warning("Left out of training: %s.", some(self.crops.unreadable))
-            self._require_same_people(_fingerprint(self.crops.people))
-            self.steps = len(self.crops) // recipe.batch_size  # of an epoch
-            self.schedule = _schedule(self.optimizer, recipe, self.steps)
-            network: Any = torch.compile(model) if engine.compile else model
-            self.network, self.stepper = accelerator.prepare(_AllStacks(network), self.optimizer)
+
+    @property
+    def averaged(self) -> SoftGatePose:
+        """The model with the moving average of its weights, or, if there is none, with its weights."""
+        averaged: SoftGatePose = self.model if self.ema is None else self.ema.module
+        return averaged
+
+
+class _Trainer:
+    """One process's side of a run that is not finished."""
+
+    def __init__(
+        self,
+        learned: _Learned,
+        people: People,
+        recipe: Recipe,
+        folder: Path,
+        teacher: Teacher | None,
+        engine: Engine,
+        accelerator: Accelerator,
+    ) -> None:
+        self.learned, self.recipe, self.folder, self.engine = learned, recipe, folder, engine
+        self.model, self.optimizer, self.progress = learned.model, learned.optimizer, learned.progress
+        self.accelerator, self.config, self.is_main = accelerator, learned.model.config, accelerator.is_main_process
+        self.soft_targets = None if teacher is None else teacher.soft_targets(self.config, accelerator.device)
+        self.share = 0.0 if teacher is None else teacher.share
+        self.crops = CropStore(
+            people,
+            self.config,
+            keep=engine.keep,
+            device=accelerator.device,
+            workers=engine.workers,
+            progress=engine.progress and self.is_main,
+        )
+        if self.crops.unreadable and self.is_main:
+            logger.warning("Left out of training: %s.", some(self.crops.unreadable))
+        self._require_same_people(_fingerprint(self.crops.people))
+        self.steps = len(self.crops) // recipe.batch_size  # of an epoch
+        self.schedule = _schedule(self.optimizer, recipe, self.steps)
+        network: Any = torch.compile(self.model) if engine.compile else self.model
+        self.network, self.prepared_optimizer = accelerator.prepare(_AllStacks(network), self.optimizer)
 
     def _require_same_people(self, people: str) -> None:
-        """As before, and in all processes; which images can be read may differ where the rest does not."""
+        """Raise ValueError unless the images that can be read are those of the run so far, and of all processes."""
         from accelerate.utils import gather_object
 
         size, progress = self.recipe.batch_size, self.progress
         if len(self.crops) < size:
             raise ValueError(f"{len(self.crops)} people whose images can be read are fewer than one batch of {size}.")
-        if (progress.people or people) != people:  # a state of an earlier version says nothing
+        if progress.people not in ("", people):  # empty before the first step
             raise ValueError(
                 f"The images that can be read are not those that the run in {self.folder} began with: of people "
                 f"there were {progress.people} then, and are {people} now. Restore them to go on with it."
@@ -262,18 +300,7 @@ class _Run:
                 f"images, and the same folder {self.folder}."
             )
 
-    def result(self) -> SoftGatePose:
-        return self._averaged.eval()
-
-    @property
-    def _averaged(self) -> SoftGatePose:
-        """The model with the moving average of its weights, or, if there is none, with its weights."""
-        averaged: SoftGatePose = self.model if self.ema is None else self.ema.module
-        return averaged
-
     def train(self, validation: People | None, report: Callable[[Epoch], None] | None) -> None:
-        if self.finished:
-            return
         progress = self.progress
         if progress.step:
             logger.info("Going on after step %d of %d.", progress.step, self.steps * self.recipe.epochs)
@@ -289,7 +316,7 @@ class _Run:
                 progress.loss = progress.seconds = 0.0
                 if log is not None:
                     log.epoch(progress.history)  # before the state: an epoch that is saved is never logged again
-                    self.state.save(progress)
+                    self.learned.state.save(progress)
                     if report is not None:
                         report(Epoch(row, self.recipe.epochs, table))
                 self.accelerator.wait_for_everyone()
@@ -325,7 +352,7 @@ class _Run:
                     saved = time.monotonic()
                     progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
                     self._require_finite(progress.loss)
-                    self.state.save(progress)
+                    self.learned.state.save(progress)
         loss_sum = float(self.accelerator.reduce(total, "mean")) + loss_before
         seconds = time.monotonic() - start
         return {
@@ -358,8 +385,8 @@ class _Run:
             feeding += time.monotonic() - before
             loss += self._learn(*inputs) / self.recipe.accumulate
         self.progress.step += 1
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.progress.step - 1)
+        if self.learned.ema is not None:
+            self.learned.ema.update(self.model, step=self.progress.step - 1)
         return loss, feeding
 
     def _require_finite(self, loss: float) -> None:
@@ -385,7 +412,7 @@ class _Run:
         for i, group in enumerate(crops):
             if i % accumulate == 0:
                 drawing = _generator(self.recipe.seed, "changes", first + i // accumulate)
-                changes = draw_changes(size, self.config.in_chans, self.recipe.augmentation, drawing)
+                changes = sample_changes(size, self.config.in_chans, self.recipe.augmentation, drawing)
             yield group, changes.part(mine[i % accumulate])
 
     def _learn(self, images: Tensor, keypoints: Tensor, labelled: Tensor) -> Tensor:
@@ -396,8 +423,8 @@ class _Run:
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.recipe.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-            self.stepper.step()
-            self.stepper.zero_grad()
+            self.prepared_optimizer.step()
+            self.prepared_optimizer.zero_grad()
         return loss.detach()
 
     def _soft(self, images: Tensor) -> Tensor | None:
@@ -409,7 +436,7 @@ class _Run:
         return heatmaps
 
     def _validate(self, people: People, epoch: int) -> Evaluation:
-        predictions = predict_people(self._averaged, people)
+        predictions = predict_people(self.learned.averaged, people)
         keypoints = predictions.keypoints
         if self.engine.sheets:
             errors = person_errors(keypoints, people)
@@ -419,7 +446,7 @@ class _Run:
         return score_keypoints(keypoints, people)
 
     def _time_left(self, seconds: float) -> str:
-        """Of the run, at so many seconds a step."""
+        """The time that the rest of the run takes, at so many seconds a step."""
         return str(tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step)))
 
 
@@ -430,7 +457,8 @@ def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:
         from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
     except ImportError:
         raise ImportError("Training needs Accelerate: pip install 'softgate-pose[train]'.") from None
-    if PartialState._shared_state:  # an earlier run's precision, and alone its device, are not this one's
+    if PartialState._shared_state:
+        # Accelerate keeps the precision, and in a single process the device, of an earlier run; reset both.
         alone = PartialState().distributed_type == DistributedType.NO
         AcceleratorState._reset_state(reset_partial_state=alone)
     precision = "no" if recipe.precision == "fp32" else recipe.precision
@@ -442,11 +470,12 @@ def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:
         mixed_precision=precision,
         # as a plugin, which a launcher's environment does not override
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.accumulate),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PROCESS_TIMEOUT)],
     )
     if accelerator.device.type != device.type:
         raise ValueError(
-            f"The device {engine.device!r} was asked for, and {accelerator.device.type!r} is what there is."
+            f"The device {engine.device!r} is not available here, {accelerator.device.type!r} is; "
+            f"pass device={accelerator.device.type!r}."
         )
     return accelerator
 
@@ -481,7 +510,7 @@ def _generator(seed: int, what: str, index: int) -> torch.Generator:
 
 
 def _fingerprint(people: People) -> str:
-    """What tells one table of people from another, wherever their images lie."""
+    """A fingerprint of a table of people, the same wherever their images lie."""
     digest = hashlib.sha256(" ".join(image.name for image in people.images).encode())
     for column in (people.keypoints, people.labelled, people.boxes):
         digest.update(column.contiguous().numpy().tobytes())

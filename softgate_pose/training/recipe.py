@@ -12,13 +12,13 @@ from typing import Any, Literal, get_args
 from softgate_pose.config import PoseConfig
 from softgate_pose.training.augment import Augmentation
 
-__all__ = ["OPTIMIZERS", "RECIPES", "NamedRecipe", "Precision", "Recipe", "Schedule", "get_recipe"]
+__all__ = ["OPTIMIZERS", "RECIPES", "Precision", "Preset", "Recipe", "Schedule", "get_recipe"]
 
 Schedule = Literal["cosine", "step"]
 Precision = Literal["fp32", "bf16"]
 
 OPTIMIZERS = ("adamw", "lion", "momentum", "nadamw", "radam", "rmsprop", "rmsproptf", "sgd")
-"""Those of timm's that go on exactly from the tensors they keep."""
+"""The optimizers of timm that go on exactly from the tensors they keep."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the people.
-        batch_size: People a step of the optimizer, over all processes.
+        batch_size: People per step of the optimizer, over all processes.
         accumulate: Parts that each process runs its share of a batch in, to need less memory. Batch
             norms see one part of one process at a time.
         precision: ``bf16`` runs the network in bfloat16 where that is safe; its weights stay float32.
-        optimizer: See ``OPTIMIZERS``.
-        optimizer_settings: More of its arguments, such as ``{"momentum": 0.0}``.
-        learning_rate: At its peak, after the warm-up.
-        schedule: From there, ``cosine`` falls to 0 along a cosine; ``step`` multiplies by ``decay`` at
+        optimizer: One of ``OPTIMIZERS``.
+        optimizer_settings: Further arguments of the optimizer, such as ``{"momentum": 0.0}``.
+        learning_rate: The peak, which is reached after the warm-up.
+        schedule: From the peak, ``cosine`` falls to 0 along a cosine; ``step`` multiplies by ``decay`` at
             each of the ``milestones``.
-        milestones: Epochs.
-        decay: Factor on the learning rate.
+        milestones: The epochs at which ``step`` drops the learning rate.
+        decay: The factor on the learning rate at a milestone.
         warmup: Share of all steps over which the learning rate rises, to its peak at the last step at the latest.
-        weight_decay: Of the convolutions' weights; never of gates, biases and batch norms.
-        ema_decay: Of the moving average of the weights, which is then the result. 0 for none.
+        weight_decay: Decay of the convolutions' weights; never of gates, biases and batch norms.
+        ema_decay: Decay of the moving average of the weights, which is then the result. 0 for none.
         clip_grad: Largest norm of the gradient. 0 for no limit.
-        seed: Of the order and the augmentation. The model comes with its initial weights.
-        augmentation: See there.
+        seed: Seed of the order and the augmentation. The model comes with its initial weights.
+        augmentation: The random changes, see ``Augmentation``.
 
     Raises:
         ValueError: If a value is of the wrong type or out of range.
@@ -84,7 +84,10 @@ class Recipe:
                 upper = f" and at most {ends[name]:g}" if name in ends else ""
                 raise ValueError(f"{name} must be a number of at least 0{upper}, got {value!r}.")
         if self.learning_rate == 0 or self.ema_decay == 1:
-            raise ValueError("A learning_rate of 0, or an ema_decay of 1, would leave the weights as they are.")
+            raise ValueError(
+                "A learning_rate of 0, or an ema_decay of 1, would leave the weights as they are; "
+                f"got learning_rate={self.learning_rate:g} and ema_decay={self.ema_decay:g}."
+            )
         choices = {"optimizer": OPTIMIZERS, "schedule": get_args(Schedule), "precision": get_args(Precision)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -100,7 +103,13 @@ class Recipe:
                 f"choose other milestones, such as milestones=[{max(1, self.epochs // 2)}]."
             )
         if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError("The schedule 'step' needs milestones, and no other has them.")
+            remedy = "schedule=step, or milestones=[]"
+            if self.schedule == "step":
+                remedy = f"milestones=[{max(1, self.epochs // 2)}], or schedule=cosine"
+            raise ValueError(
+                f"The schedule 'step' needs milestones, and no other has them; got schedule={self.schedule} and "
+                f"milestones={list(self.milestones)}. Give {remedy}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -108,19 +117,19 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class NamedRecipe:
+class Preset:
     """A recipe and the settings of ``create_model`` that belong to it.
 
     Attributes:
         recipe: The recipe.
-        model: Such as ``{"heatmap": "gaussian"}``.
+        model: The settings of the model, such as ``{"heatmap": "gaussian"}``.
     """
 
     recipe: Recipe
     model: Mapping[str, Any]
 
-    def change(self, settings: Mapping[str, Any]) -> NamedRecipe:
-        """With other settings: of the recipe, of its augmentation or of the model, by their names.
+    def change(self, settings: Mapping[str, Any]) -> Preset:
+        """The preset with other settings: of the recipe, of its augmentation or of the model, by their names.
 
         Raises:
             ValueError: If a name is unknown or a value is wrong.
@@ -140,7 +149,7 @@ class NamedRecipe:
 
         augmentation = dataclasses.replace(self.recipe.augmentation, **chosen(augmentation_names))
         recipe = dataclasses.replace(self.recipe, augmentation=augmentation, **chosen(recipe_names))
-        return NamedRecipe(recipe, {**self.model, **chosen(model_names)})
+        return Preset(recipe, {**self.model, **chosen(model_names)})
 
 
 _PAPER = Recipe(
@@ -161,10 +170,10 @@ _PAPER = Recipe(
 )
 _PAPER_MODEL = {"heatmap": "gaussian", "sigma": 1.0, "input_size": (256, 256)}
 
-RECIPES: Mapping[str, NamedRecipe] = {
-    "fast": NamedRecipe(Recipe(learning_rate=2e-3, augmentation=Augmentation(rotation=30.0)), {"alpha_init": 1.0}),
-    "paper-mpii": NamedRecipe(_PAPER, _PAPER_MODEL),
-    "paper-lsp": NamedRecipe(dataclasses.replace(_PAPER, epochs=100, milestones=(25, 50, 75)), _PAPER_MODEL),
+RECIPES: Mapping[str, Preset] = {
+    "fast": Preset(Recipe(learning_rate=2e-3, augmentation=Augmentation(rotation=30.0)), {"alpha_init": 1.0}),
+    "paper-mpii": Preset(_PAPER, _PAPER_MODEL),
+    "paper-lsp": Preset(dataclasses.replace(_PAPER, epochs=100, milestones=(25, 50, 75)), _PAPER_MODEL),
 }
 """By name.
 
@@ -177,8 +186,8 @@ RECIPES: Mapping[str, NamedRecipe] = {
 """
 
 
-def get_recipe(name: str) -> NamedRecipe:
-    """A recipe by name.
+def get_recipe(name: str) -> Preset:
+    """A recipe, with the settings of its model, by name.
 
     Raises:
         ValueError: If there is none of that name.

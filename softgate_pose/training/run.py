@@ -46,12 +46,12 @@ def train_and_save(
     Args:
         model: Trained in place.
         sources: ``KIND:FOLDER:SPLIT`` each, see ``read_people``; one that is named twice counts twice.
-        folder: Of the run; one that holds an unfinished run goes on with it.
-        recipe: See there.
+        folder: The run's folder; one that holds an unfinished run goes on with it.
+        recipe: The recipe.
         hold_out: Share of each source's images that is not trained on but validated after each epoch.
         tests: ``KIND:FOLDER:SPLIT`` each; measured at the end with and without flip test, beside the
             mean pose of the training people.
-        licence: Of the weights.
+        licence: The licence of the weights.
         command: The command line, for the card.
         before: The ``training.json`` of the weights that the model came with, if any; its data and
             command become part of this one's, and its licence is told beside this one's.

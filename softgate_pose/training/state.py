@@ -32,8 +32,8 @@ class Progress:
         step: Steps of the optimizer that are done.
         loss: Sum of the losses of the steps of this epoch.
         seconds: Time spent in this epoch.
-        people: What tells those that are trained on, whose images can be read, from others; empty before
-            the first step.
+        people: A fingerprint of the people that are trained on, whose images can be read; empty before the
+            first step.
         history: A row for each epoch that is done.
     """
 
@@ -48,10 +48,10 @@ class TrainingState:
     """Everything that a run needs to go on, as one safetensors file in its folder.
 
     Args:
-        folder: Of the run.
-        model: The weights that are trained.
-        ema: Their moving average, if there is one.
-        optimizer: Its tensors.
+        folder: The run's folder.
+        model: The model that is trained.
+        ema: The model with the moving average of its weights, if there is one.
+        optimizer: The optimizer, whose tensors are kept.
         run: What may not change within a run, as JSON.
     """
 

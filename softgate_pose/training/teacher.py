@@ -14,6 +14,7 @@ from softgate_pose.card import data_lines
 from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
+from softgate_pose.pose.geometry import resize_points
 from softgate_pose.weights import weights_digest
 
 __all__ = ["Teacher"]
@@ -27,11 +28,12 @@ class Teacher:
     of Zhang et al., "Fast Human Pose Estimation", CVPR 2019 (arXiv 1811.05419).
 
     Attributes:
-        model: Has at least the keypoints of the model that is taught; its input may be of another size.
-        share: Of the target of a labelled keypoint, above 0 and at most 1: the rest is the label's
+        model: The trained model. It has at least the keypoints of the model that is taught; its input may be
+            of another size.
+        share: Share of the target of a labelled keypoint, above 0 and at most 1: the rest is the label's
             Gaussian. Where there is no label the teacher's heatmap is the target, and the keypoint
             counts this share of a labelled one.
-        name: Under which ``create_model`` finds it, for the card of what it taught.
+        name: The name under which ``create_model`` finds it, for the card of what it taught.
         training: Its ``training.json``, whose data and licence that card repeats.
 
     Raises:
@@ -51,7 +53,7 @@ class Teacher:
             raise ValueError(f"A teacher's share must be above 0 and at most 1, got {self.share!r}.")
 
     def identity(self) -> dict[str, Any]:
-        """What tells what it teaches from what another does, as JSON."""
+        """A fingerprint of what it teaches, as JSON: its weights, its share and its config but for the name."""
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "name"}
         return {"weights": weights_digest(self.model)[:16], "share": self.share, "model": config}
 
@@ -67,7 +69,7 @@ class Teacher:
         }
 
     def require_fit(self, config: PoseConfig) -> None:
-        """See whether it can teach a model of that config.
+        """Raise ValueError unless it can teach a model of that config.
 
         Raises:
             ValueError: If the teacher lacks a keypoint, does not take the same images, or gives another
@@ -81,7 +83,7 @@ class Teacher:
             theirs, ours = getattr(own, what), getattr(config, what)
             if theirs != ours:
                 raise ValueError(f"The teacher {own.name} takes images of {what} {theirs}, the model of {ours}.")
-        if own.heatmap != config.heatmap:  # the noise around a Gaussian's peak is no probability
+        if own.heatmap != config.heatmap:  # the noise around a Gaussian's peak is not a probability
             raise ValueError(
                 f"The teacher {own.name} gives heatmaps of kind {own.heatmap!r}, the model {config.heatmap!r}; "
                 f"train with heatmap={own.heatmap}, or choose another teacher."
@@ -89,12 +91,12 @@ class Teacher:
         (own_height, own_width), (height, width) = own.input_size, config.input_size
         if own_height * width != own_width * height:
             raise ValueError(
-                f"The teacher {own.name} takes inputs of {own_height}x{own_width} px, the model of {height}x{width}, "
-                "which is another shape; choose a size of the same."
+                f"The teacher {own.name} takes inputs of {own_height}x{own_width} px, the model {height}x{width}, "
+                "which has another aspect ratio; choose a size with the same one."
             )
 
     def soft_targets(self, config: PoseConfig, device: torch.device) -> _SoftTargets:
-        """What it teaches a model of that config, on a device; an error as of ``require_fit``."""
+        """What it teaches a model of that config, on a device; raises as ``require_fit`` does."""
         self.require_fit(config)
         return _SoftTargets(self.model, config).to(device, torch.float32)
 
@@ -104,7 +106,7 @@ class _SoftTargets(nn.Module):
 
     Args:
         teacher: The model that teaches.
-        config: Of the model that is taught.
+        config: The config of the model that is taught.
     """
 
     order: Tensor
@@ -119,7 +121,7 @@ class _SoftTargets(nn.Module):
         self.as_is = (own.input_size, own.sigma) == (config.input_size, config.sigma)
         for name, from_side, side in zip(("rows", "columns"), own.input_size, config.input_size, strict=True):
             self.register_buffer(name, _spread(from_side // STRIDE, side // STRIDE, own.sigma, config.sigma))
-        self.height = (config.sigma / own.sigma) ** 2  # gives as wide a peak as a label's a label's height of 1
+        self.peak_scale = (config.sigma / own.sigma) ** 2  # a peak as wide as a label's gets a label's height, 1
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class _SoftTargets(nn.Module):
         if self.as_is:
             return heatmaps
         with torch.autocast(images.device.type, enabled=False):
-            return self.rows @ heatmaps.float() @ self.columns.T * self.height
+            return self.rows @ heatmaps.float() @ self.columns.T * self.peak_scale
 
 
 def _spread(count: int, new_count: int, sigma: float, new_sigma: float) -> Tensor:
@@ -144,7 +146,7 @@ def _spread(count: int, new_count: int, sigma: float, new_sigma: float) -> Tenso
     too wide for that already, one that is as little wider as the gaps between its pixels allow.
     """
     scale = new_count / count
-    centres = (torch.arange(count) + 0.5) * scale - 0.5
+    centres = resize_points(torch.arange(count), scale)
     variance = max(new_sigma**2 - (scale * sigma) ** 2, (scale / 2) ** 2)
     shares = torch.exp(-((torch.arange(new_count)[:, None] - centres) ** 2) / (2 * variance))
     return shares / shares.sum(dim=0)

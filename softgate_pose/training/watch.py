@@ -14,10 +14,10 @@ __all__ = ["RunLog"]
 
 
 class RunLog:
-    """A row an epoch in ``log.csv``, and the same numbers for TensorBoard, if that is installed.
+    """A row per epoch in ``log.csv``, and the same numbers for TensorBoard, if that is installed.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         step: The steps that are done; what TensorBoard was told of later ones is withdrawn.
     """
 
