@@ -74,9 +74,12 @@ def export_model(
     """
     file = Path(file)
     if not isinstance(model, PoseModel) or isinstance(model, OnnxPose):
-        raise TypeError(f"A model of create_model or deploy is exported, got {type(model).__name__}.")
+        raise TypeError(f"export_model takes a model from create_model or deploy, got {type(model).__name__}.")
     if calibration is not None and (file.suffix != ".onnx" or decode is not None or len(calibration) == 0):
-        raise ValueError("8-bit integers take a .onnx file, decode=None, and at least one image in calibration.")
+        raise ValueError(
+            "8-bit integers take a .onnx file, decode=None, and at least one image in calibration; got "
+            f"{file.name!r}, decode={decode!r}, {len(calibration)} images."
+        )
     if file.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
     if not file.parent.is_dir():
@@ -191,7 +194,10 @@ class OnnxPose(PoseModel):
         """Heatmaps (B, K, H / 4, W / 4) of images (B, C, H, W) of the config's input size."""
         expected = (self.config.in_chans, *self.config.input_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"{self.config.name} was exported for images (B, {expected}), got {tuple(images.shape)}.")
+            raise ValueError(
+                f"{self.config.name} was exported for images (B, {', '.join(map(str, expected))}), "
+                f"got {tuple(images.shape)}."
+            )
         (heatmaps,) = self.session.run(None, {"images": images.float().cpu().numpy()})
         return torch.from_numpy(heatmaps)
 

@@ -153,7 +153,7 @@ def _find(
 ) -> tuple[PoseConfig, weights.Checkpoint | None]:
     """The config that a name stands for, and the weights to load, if any."""
     if not isinstance(name, str):
-        raise ValueError(f"A model's name must be a text, got {name!r}. list_models() shows all {len(zoo.MODELS)}.")
+        raise ValueError(f"A model's name must be a string, got {name!r}. list_models() shows all {len(zoo.MODELS)}.")
     found = None
     if name.startswith(_HUB):
         repo, _, revision = name.removeprefix(_HUB).partition("@")

@@ -58,8 +58,9 @@ class People:
         keypoints = torch.zeros(len(self), len(skeleton), 2, dtype=torch.float64)
         labelled = torch.zeros(len(self), len(skeleton), dtype=torch.bool)
         for i, name in enumerate(skeleton.keypoints):
-            sources = self.skeleton.indices((name,)) or self.skeleton.indices(_BETWEEN.get(name, ()))
-            if len(sources) == (1 if name in self.skeleton.keypoints else 2):
+            names = (name,) if name in self.skeleton.keypoints else _BETWEEN.get(name, ())
+            sources = self.skeleton.indices(names)
+            if names and len(sources) == len(names):
                 labelled[:, i] = self.labelled[:, sources].all(dim=1)
                 keypoints[:, i] = self.keypoints[:, sources].mean(dim=1) * labelled[:, i, None]
         return People(skeleton, self.images, keypoints, labelled, self.boxes, self.head_boxes)
@@ -122,10 +123,15 @@ def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: 
 
 
 def concatenate(groups: Sequence[People]) -> People:
-    """All people of several tables with the same keypoints."""
-    if len({group.skeleton.keypoints for group in groups}) != 1:
-        names = sorted({group.skeleton.name for group in groups})
-        raise ValueError(f"People to concatenate must have one skeleton, got {names}; use to_skeleton.")
+    """All people of several tables with the same keypoints.
+
+    Raises:
+        ValueError: If there is no table, or the keypoints differ.
+    """
+    skeletons = {group.skeleton.keypoints for group in groups}
+    if len(skeletons) != 1:
+        listed = "; ".join(", ".join(keypoints) for keypoints in sorted(skeletons)) or "no people"
+        raise ValueError(f"People to concatenate must have the same keypoints, got {listed}. Use to_skeleton.")
     return People(
         groups[0].skeleton,
         tuple(image for group in groups for image in group.images),

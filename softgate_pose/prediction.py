@@ -307,10 +307,12 @@ def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
             f"Box {first} is at most a pixel wide and high: {boxes[first].tolist()}. Boxes are in pixels; multiply "
             f"those that go from 0 to 1 by the image's width and height, {width} and {height}."
         )
-    if (sides > _LARGEST_BOX * max(height, width)).any():
+    large = sides > _LARGEST_BOX * max(height, width)
+    if large.any():
+        first = int(large.nonzero()[0])
         raise ValueError(
-            f"Boxes must be at most {_LARGEST_BOX} times as large as the image of {width} × {height} pixels; got "
-            f"sides of up to {float(sides.max()):g}."
+            f"Box {first} is more than {_LARGEST_BOX} times as large as the image of {width} × {height} pixels: "
+            f"{boxes[first].tolist()}. Boxes are (x0, y0, x1, y1) in pixels of the upright image."
         )
 
 

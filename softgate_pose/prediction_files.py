@@ -64,7 +64,7 @@ def read_predictions(file: Path, people: People) -> Predictions | list[CocoResul
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If it is none of these, holds another number of people, lacks a keypoint of theirs,
-            or holds what is no finite number.
+            or holds a number that is not finite.
     """
     if not file.is_file():
         raise FileNotFoundError(f"No predictions: expected {file}.")
@@ -150,7 +150,7 @@ def _coco_results(rows: list[Any], names: Sequence[str], file: Path) -> list[Coc
         if not isinstance(row, dict) or not {"image_id", "category_id", "keypoints", "score"} <= set(row):
             raise ValueError(f"{subject}: expected image_id, category_id, keypoints and score, got {_short(row)}.")
         if not isinstance(row["image_id"], (int, str)):
-            raise ValueError(f"{subject}: expected a number or text as image_id, got {_short(row['image_id'])}.")
+            raise ValueError(f"{subject}: expected a number or a string as image_id, got {_short(row['image_id'])}.")
         values = row["keypoints"]
         if not isinstance(values, list) or len(values) != 3 * len(names):
             got = f"{len(values)} numbers" if isinstance(values, list) else _short(values)

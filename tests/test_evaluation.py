@@ -284,7 +284,7 @@ RESULT = {"image_id": 1, "category_id": 1, "keypoints": [1] * 15, "score": 0.5}
         ({"keypoints": None}, "got null"),
         ({"keypoints": [None] * 15}, "expected a finite number, got null"),
         ({"score": "high"}, 'score: expected a finite number, got "high"'),
-        ({"image_id": [1]}, r"expected a number or text as image_id, got \[1\]"),
+        ({"image_id": [1]}, r"expected a number or a string as image_id, got \[1\]"),
     ],
 )
 def test_broken_coco_results(tmp_path, changes, match):

@@ -407,10 +407,10 @@ def test_holding_out_splits_by_image_and_repeats(mpii_folder):
 
 def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
     lsp, mpii = read_lsp(lsp_folder[0], "train"), read_mpii_json(mpii_folder, "valid")
-    with pytest.raises(ValueError, match=r"\['lsp', 'mpii'\]; use to_skeleton"):
+    with pytest.raises(ValueError, match=r"must have the same keypoints, got .*right_ankle.*; .*Use to_skeleton"):
         concatenate([lsp, mpii])
     namesake = Skeleton("lsp", tuple(reversed(LSP.keypoints)))
-    with pytest.raises(ValueError, match="must have one skeleton"):
+    with pytest.raises(ValueError, match=r"must have the same keypoints, got .*right_ankle.*; .*Use to_skeleton"):
         concatenate([lsp, lsp.to_skeleton(namesake)])
     together = concatenate([lsp.to_skeleton(MPII), mpii])
     assert len(together) == 9

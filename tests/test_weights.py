@@ -132,7 +132,7 @@ def test_device_dtype_and_layout():
         ),
         ("owner/repo", "hf-hub:OWNER/NAME"),
         ("pyproject.toml", "local-dir:pyproject.toml"),
-        (None, "must be a text"),
+        (None, "must be a string"),
         ("sgpose_0m5_1s.nobody", r"No weights 'sgpose_0m5_1s\.nobody'; sgpose_0m5_1s has 'sgpose_0m5_1s\.|No weights"),
     ],
 )
