@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -32,8 +33,8 @@ def draw_poses(
     Line widths follow each person's size, so a small figure is not painted over.
 
     Args:
-        image: Path, PIL image, array or tensor; of a tensor with other than 3 channels the first three
-            are shown, or the first as grey.
+        image: Path, PIL image, array or tensor; of more than 3 channels the first three are shown, of two the
+            first as grey. An array of 4 channels is RGBA, a tensor of 4 channels is not.
         keypoints: (N, K, 2) as (x, y) in image pixels; NaN for none.
         scores: (N, K).
         skeleton: Names and edges of the K keypoints.
@@ -52,6 +53,8 @@ def draw_poses(
         )
     if isinstance(image, Tensor) and image.dim() == 3 and image.shape[0] != 3:
         image = image[:3] if image.shape[0] > 3 else image[:1].expand(3, -1, -1)  # shown as colours, or as grey
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        image = image[..., : 3 if image.shape[2] > 3 else 1]
     pixels = load_image(image).round().byte().permute(1, 2, 0).cpu().contiguous()
     canvas = Image.fromarray(pixels.numpy())
     for points, shown in zip(keypoints.double(), scores >= min_score, strict=True):

@@ -90,10 +90,12 @@ def create_model(
     changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     config = _changed(base, in_chans, changes)
     if found is not None and found.config is not None:
-        stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in _NETWORK})
-        if "heatmap" not in changes:  # what the numbers are is for the weights to say
-            config = config.replace(heatmap=stored.heatmap)
-        _check_same_network(config, stored, found.file)
+        bound = (*_NETWORK, "alpha_init") if found.config.gate == "fixed" else _NETWORK
+        stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in bound})
+        for key in ("heatmap", "alpha_init"):  # what the numbers are is for the weights to say
+            if key not in changes:
+                config = config.replace(**{key: getattr(stored, key)})
+        _check_same_network(config, stored, bound, found.file)
         config = stored
     config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
 
@@ -205,9 +207,9 @@ def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any
     return config.replace(name=name, **changes)
 
 
-def _check_same_network(asked: PoseConfig, stored: PoseConfig, file: Path) -> None:
-    """Weights that know their config must be of the network that was asked for."""
-    for key in _NETWORK:
+def _check_same_network(asked: PoseConfig, stored: PoseConfig, bound: Sequence[str], file: Path) -> None:
+    """Weights that know their config must be of the network that was asked for, in the settings ``bound`` to it."""
+    for key in bound:
         if getattr(asked, key) != getattr(stored, key):
             raise RuntimeError(
                 f"{file} does not fit {asked.name}: it was saved from {stored.name}, whose {key} is "

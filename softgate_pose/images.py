@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What a folder is searched for. A file that is named directly may be of any format Pillow reads."""
 
+_ROUNDING = 1e-3  # by which a resize may leave 0..1
 
 _RUN_BY_PROGRAMS = ("EPS",)  # whatever a file is named: Pillow goes by what is in it
 
@@ -163,6 +164,7 @@ def _bytes(values: np.ndarray[Any, Any], white: int) -> np.ndarray[Any, Any]:
 
 
 def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
+    given = array.shape
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
@@ -185,6 +187,11 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
     if array.shape[2] == 3 and in_chans == 1:
         grey = array @ np.array([0.299, 0.587, 0.114])
         array = (grey.round() if array.dtype == np.uint8 else grey).astype(array.dtype)[..., None]
+    if array.shape[2] != in_chans:
+        remedy = " This one looks like (C, H, W): pass torch.from_numpy(array)." if given[0] == in_chans else ""
+        raise ValueError(
+            f"An image array must have shape (H, W, C) with C = {in_chans}, the model's in_chans; got {given}.{remedy}"
+        )
     return _from_tensor(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), in_chans)
 
 
@@ -199,6 +206,6 @@ def _from_tensor(image: Tensor, in_chans: int) -> Tensor:
     if not image.is_floating_point():
         raise ValueError(f"An image must be uint8, or floating point in 0..1; got {image.dtype}.")
     low, high = float(image.min()), float(image.max())
-    if not (low >= 0 and high <= 1):  # also when one is NaN
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also when one is NaN
         raise ValueError(f"A floating point image must have values in 0..1, without NaN; got {low:g} to {high:g}.")
-    return image.float() * 255
+    return image.float().clamp(0, 1) * 255

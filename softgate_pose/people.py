@@ -19,7 +19,7 @@ _BETWEEN = {"pelvis": ("right_hip", "left_hip"), "thorax": ("right_shoulder", "l
 """Keypoints that a skeleton may lack and that are taken as the middle of two others (paper, section 4)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class People:
     """N annotated people, as columns.
 
@@ -83,7 +83,7 @@ class People:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Keypoints of N people, in the order of the data that they were predicted for.
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from softgate_pose.config import STRIDE, PoseConfig
@@ -42,7 +44,7 @@ _LARGEST_BOX = 100  # times the image
 _CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Poses:
     """The poses of N people in one image.
 
@@ -180,7 +182,8 @@ def predict_people(
     _check_batch_size(batch_size)
     config, device = model.config, next(model.parameters()).device
     require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
-    keypoints, scores = [torch.zeros(0, config.num_keypoints, 2)], [torch.zeros(0, config.num_keypoints)]
+    keypoints = [torch.zeros(0, config.num_keypoints, 2, device="cpu")]
+    scores = [keypoints[0][..., 0]]
     for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
         chunk = range(start, min(start + batch_size, len(people)))
         crops, matrices = crop_people(people, chunk, config)
@@ -272,18 +275,36 @@ def decode_crops(heatmaps: Tensor, decode: DecodeMethod = "dark") -> tuple[Tenso
 
 def infer_heatmaps(model: PoseModel, images: Tensor, *, flip_test: bool = False) -> Tensor:
     """The model's heatmaps (N, K, h, w) of normalised images (N, C, H, W), in evaluation mode, without gradients."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            heatmaps: Tensor = model(images)
-            if flip_test:
-                mirror = model.config.skeleton.mirror
-                heatmaps = (heatmaps + flip_heatmaps(model(images.flip(-1)), mirror)) / 2
-    finally:
-        for module in training:
-            module.training = True
+    with _evaluating(model), torch.inference_mode():
+        heatmaps: Tensor = model(images)
+        if flip_test:
+            mirror = model.config.skeleton.mirror
+            heatmaps = (heatmaps + flip_heatmaps(model(images.flip(-1)), mirror)) / 2
     return heatmaps
+
+
+_switching = threading.Lock()
+_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
+"""Models that threads run now: how many do, and which of their modules were in training mode before."""
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode from the first of several threads' calls to the last, and then what was before."""
+    with _switching:
+        count, training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
+        _evaluated[model] = count + 1, training
+        model.eval()
+    try:
+        yield
+    finally:
+        with _switching:
+            count, training = _evaluated.pop(model)
+            if count > 1:
+                _evaluated[model] = count - 1, training
+            else:
+                for module in training:
+                    module.training = True
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -293,7 +314,8 @@ def _check_batch_size(batch_size: int) -> None:
 
 def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
     x0, y0, x1, y1 = geometry.image_box(height, width)
-    outside = (boxes[:, 2] <= x0) | (boxes[:, 3] <= y0) | (boxes[:, 0] >= x1) | (boxes[:, 1] >= y1)
+    # by half a pixel more, since many detectors' boxes reach from 0 to the width
+    outside = (boxes[:, 2] <= x0) | (boxes[:, 3] <= y0) | (boxes[:, 0] >= x1 + 0.5) | (boxes[:, 1] >= y1 + 0.5)
     if outside.any():
         first = int(outside.nonzero()[0])
         raise ValueError(

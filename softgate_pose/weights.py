@@ -235,8 +235,8 @@ def save_pretrained(
     Raises:
         OSError: If it cannot be written.
         TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If a value does not fit into ``dtype``, that is not a floating point type, or ``training``
-            is not what ``card.model_card`` takes.
+        ValueError: If a value is not finite or does not fit into ``dtype``, that is not a floating point type,
+            or ``training`` is not what ``card.model_card`` takes.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
@@ -257,6 +257,8 @@ def _save(
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()
+        if not bool(torch.isfinite(kept).all()):
+            raise ValueError(f"{key} holds NaN or infinity; what has diverged cannot be loaded again.")
         if dtype is not None and kept.is_floating_point():
             kept = kept.to(dtype)
             if not bool(torch.isfinite(kept).all()):

@@ -175,3 +175,13 @@ def test_key_points_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match=r"pip install 'softgate-pose\[supervision\]'"):
         to_key_points(Poses(torch.zeros(0, 17, 2), torch.zeros(0, 17), torch.zeros(0, 4), COCO))
+
+
+def test_a_score_at_the_threshold_is_enough():
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        found = {
+            "boxes": torch.tensor(BOXES[:2]),
+            "labels": torch.tensor([1, 1]),
+            "scores": torch.tensor([0.7, 0.699], dtype=dtype),
+        }
+        assert torchvision_boxes(found, min_score=0.7).tolist() == BOXES[:1]

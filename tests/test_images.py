@@ -4,6 +4,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mutations import repair_png
 from PIL import EpsImagePlugin, Image, ImageCms
 
@@ -118,9 +119,25 @@ def test_numbers_of_any_precision_and_byte_order(dtype):
     assert load_image(image, 3).float().sub(torch.from_numpy(values * 255).permute(2, 0, 1)).abs().max() < 0.6
 
 
+def test_a_resize_s_rounding_is_no_other_range():
+    image = torch.full((3, 500, 640), 1.0)
+    image[:, 100:, :] = torch.rand(3, 400, 640, generator=torch.Generator().manual_seed(0))
+    resized = F.interpolate(image[None], (300, 452), mode="bilinear", antialias=True)[0]
+    assert resized.max() > 1
+    for rounded in (resized, resized.permute(1, 2, 0).numpy()):
+        loaded = load_image(rounded)
+        assert loaded.max() == 255
+        torch.testing.assert_close(loaded, 255 * resized.clamp(0, 1))
+
+
 @pytest.mark.parametrize(
     ("image", "error", "match"),
     [
+        (
+            np.zeros((3, 5, 6), dtype=np.uint8),
+            ValueError,
+            r"\(H, W, C\) with C = 3.*got \(3, 5, 6\)\. .*torch.from_numpy",
+        ),
         (np.zeros((4, 4, 3), dtype=object), ValueError, "uint8, or floating point in 0..1; got object"),
         (np.zeros((4, 4, 3), dtype=complex), ValueError, "got complex"),
         (7, TypeError, "path, PIL image, NumPy array or tensor, got int"),

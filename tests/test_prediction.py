@@ -1,12 +1,13 @@
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from softgate_pose import LSP, Poses, predict
+from softgate_pose import LSP, Poses, predict, prediction
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
 from softgate_pose.prediction import decode_crops, infer_heatmaps, predict_crops
@@ -277,3 +278,45 @@ def test_decode_crops_are_in_crop_pixels():
     keypoints, scores = decode_crops(heatmaps, "argmax")
     assert keypoints.tolist() == [[[4 * 3 + 1.5, 4 * 5 + 1.5], [4 * 11 + 1.5, 4 * 15 + 1.5]]]
     assert scores.tolist() == [[1, 0.5]]
+
+
+def test_threads_share_a_model_and_leave_it_as_it_came(tiny_model, photo):
+    expected = predict(tiny_model, photo)
+    state = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    tiny_model.train()
+    tiny_model.stem[1].eval()  # a frozen norm
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: predict(tiny_model, photo), range(24)):
+            torch.testing.assert_close(found.keypoints, expected.keypoints)
+    assert [module for module in tiny_model.modules() if not module.training] == [tiny_model.stem[1]]
+    assert all(torch.equal(value, state[name]) for name, value in tiny_model.state_dict().items())
+    assert not prediction._evaluated
+
+
+def test_another_default_device_changes_nothing(tiny_model, photo):
+    boxes = [[4, 4, 40, 50], [10, 5, 60, 55]]
+    expected = predict(tiny_model, photo, boxes, flip_test=True)
+    with torch.device("meta"):  # whose tensors do not meet others
+        found = predict(tiny_model, photo, boxes, flip_test=True)
+        assert len(predict(tiny_model, photo, [])) == 0
+    assert torch.equal(found.keypoints, expected.keypoints)
+
+
+def test_a_box_at_the_border_in_a_detector_s_pixels(tiny_model, photo):
+    width, height = photo.size
+    assert len(predict(tiny_model, photo, [[width - 0.4, 2, width, height]])) == 1
+    with pytest.raises(ValueError, match="lies outside"):
+        predict(tiny_model, photo, [[width, 2, width + 4, height]])
+
+
+def test_poses_are_themselves(two_poses):
+    assert two_poses == two_poses
+    assert two_poses in [two_poses]
+    assert two_poses != Poses(two_poses.keypoints, two_poses.scores, two_poses.boxes, two_poses.skeleton)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_drawing_on_arrays_of_other_channels(two_poses, channels):
+    array = np.full((60, 80, channels), 90, np.uint8)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    assert np.array_equal(two_poses.draw(array), two_poses.draw(tensor))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -56,8 +57,25 @@ def test_features_are_a_pyramid_of_the_last_hourglass():
         chosen = timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(1, -1))
         assert chosen.feature_info.reduction() == [8, 64]
         assert [m.shape[-1] for m in chosen(torch.zeros(1, 3, 64, 64))] == [8, 1]
+    assert not chosen.training  # as the model that it is made of
+    assert timm.data.resolve_model_data_config(features)["input_size"] == (3, 128, 64)
     with pytest.raises(ValueError, match=r"levels from -5 to 4, got \[7\]"):
         timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(7,))
+
+
+def test_features_are_those_of_each_call_s_own_images():
+    features = timm.create_model("sgpose_0m5_1s", features_only=True, out_indices=(0, 4), input_size=(64, 64))
+    images = torch.randn(8, 1, 3, 64, 64).unbind()
+    with torch.no_grad():
+        expected = [features(image) for image in images]
+
+    def again(index):
+        with torch.no_grad():
+            return features(images[index])
+
+    with ThreadPoolExecutor(4) as threads:
+        for alone, among in zip(expected * 3, threads.map(again, [*range(8)] * 3), strict=True):
+            torch.testing.assert_close(alone, among)
 
 
 def test_importing_the_package_registers_nothing():

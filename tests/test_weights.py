@@ -435,3 +435,19 @@ def test_find_training(tmp_path, tiny_model, unpublished):
     }
     with pytest.raises(FileNotFoundError, match="No weights"):
         find_training(f"local-dir:{tmp_path / 'absent'}")
+
+
+def test_a_fixed_gate_is_for_the_weights_to_say(tmp_path, tiny_config):
+    fixed = SoftGatePose(tiny_config.replace(gate="fixed", alpha_init=0.5))
+    folder = save_pretrained(fixed, tmp_path / "fixed")
+    assert create_model(f"local-dir:{folder}").config.alpha_init == 0.5
+    with pytest.raises(RuntimeError, match=r"whose alpha_init is 0\.5, not 0\.3"):
+        create_model(f"local-dir:{folder}", alpha_init=0.3)
+
+
+def test_weights_that_diverged_are_not_saved(tmp_path, tiny_model):
+    with torch.no_grad():
+        tiny_model.stem[0].weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"stem\.0\.weight holds NaN or infinity"):
+        save_pretrained(tiny_model, tmp_path / "nan")
+    assert not (tmp_path / "nan").exists()

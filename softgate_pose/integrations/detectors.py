@@ -107,7 +107,7 @@ def _people(boxes: Any, classes: Any, scores: Any, min_score: float, person: int
     for what, values in (("classes", classes), ("scores", scores)):
         if values is None:
             continue
-        column = torch.as_tensor(values).detach().to("cpu", torch.float64).reshape(-1)
+        column = torch.as_tensor(values).detach().to("cpu").reshape(-1)  # as it is, for a threshold to be met exactly
         if len(column) != len(given):
             raise ValueError(f"{len(given)} boxes have {len(column)} {what}; they must be of one length.")
         kept &= column == person if what == "classes" else column >= min_score

@@ -45,7 +45,7 @@ class PyramidFeatures(nn.Module):
     """The last hourglass as a feature pyramid, at strides 4, 8, 16, 32 and 64 for a network of depth 4.
 
     Args:
-        model: Its heads are left out.
+        model: The model, whose heads are left out.
         out_indices: Which levels to give; negative ones count from the coarsest.
 
     Attributes:
@@ -72,22 +72,12 @@ class PyramidFeatures(nn.Module):
             {"num_chs": model.config.width, "reduction": STRIDE * 2**i, "module": name} for i, name in enumerate(names)
         ]
         self.feature_info = FeatureInfo(info, tuple(i % count for i in indices))
+        self.train(model.training)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, C, H, W), normalised, to one map (B, N, H / reduction, W / reduction) for each level given."""
-        found: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            return lambda module, inputs, output: found.__setitem__(name, output)
-
-        names = self.feature_info.module_name()
-        hooks = [self.model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-        try:
-            self.model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [found[name] for name in names]
+        levels = self.model.forward_features(images)
+        return [levels[i] for i in self.feature_info.out_indices]
 
 
 def _entry(name: str) -> Callable[..., nn.Module]:
@@ -110,11 +100,11 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             tag = pretrained_cfg.tag
         full = f"{name}.{tag}" if tag and pretrained else name
         model = create_model(full, pretrained, num_keypoints=num_classes, **settings)
-        model.pretrained_cfg = model.default_cfg = _cfg(
-            model.config, architecture=model.config.name
-        ).to_dict()  # timm.data reads them
-        model.num_classes = model.config.num_keypoints  # type: ignore[assignment]
-        return PyramidFeatures(model, out_indices) if features_only else model
+        built = PyramidFeatures(model, out_indices) if features_only else model
+        described = _cfg(model.config, architecture=model.config.name).to_dict()
+        built.pretrained_cfg = built.default_cfg = described  # timm.data reads them
+        built.num_classes = model.config.num_keypoints  # type: ignore[assignment]
+        return built
 
     build.__name__, build.__qualname__ = name, name
     return build

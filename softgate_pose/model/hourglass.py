@@ -55,7 +55,11 @@ class Hourglass(nn.Module):
         self.merge = Merge(config)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, h, w) -> (B, N, h, w)
+        return self.levels(x)[0]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """What this level gives, (B, N, h, w), then those inside it, each half as large, to the innermost block's."""
         skip = self.skip(x)
         x = self.down(F.max_pool2d(x, 2))
-        out: Tensor = self.merge(skip, self.inner(x))
-        return out
+        inside = self.inner.levels(x) if isinstance(self.inner, Hourglass) else [self.inner(x)]
+        return [self.merge(skip, inside[0]), *inside]

@@ -103,8 +103,24 @@ class SoftGatePose(PoseModel):
             features = neck(hourglass(x))
             outputs.append(head(features))  # (B, K, h, w)
             if i < self.config.num_stacks - 1:
-                x = x + self.feature_joins[i](features) + self.heatmap_joins[i](outputs[i])
+                x = self._join(i, x, features, outputs[i])
         return outputs if all_stacks else self._to_heatmaps(outputs[-1])
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """The last hourglass as a pyramid: (B, N, H / 4, W / 4), then each level half as large, of images as above."""
+        self._check(images)
+        x = self.stem(images)
+        *hourglasses, last = self.hourglasses
+        for i, hourglass in enumerate(hourglasses):
+            features = self.necks[i](hourglass(x))
+            x = self._join(i, x, features, self.heads[i](features))
+        levels: list[Tensor] = last.levels(x)  # type: ignore[operator]
+        return levels
+
+    def _join(self, stack: int, x: Tensor, features: Tensor, heatmaps: Tensor) -> Tensor:
+        """What a stack hands on to the next, (B, N, h, w)."""
+        joined: Tensor = x + self.feature_joins[stack](features) + self.heatmap_joins[stack](heatmaps)
+        return joined
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""

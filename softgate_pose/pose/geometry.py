@@ -43,12 +43,12 @@ def as_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:
     """
     try:
         if not isinstance(boxes, Tensor):
-            boxes = torch.tensor([[float(value) for value in box] for box in boxes], dtype=torch.float64)
+            boxes = torch.tensor([[float(value) for value in box] for box in boxes], dtype=torch.float64, device="cpu")
         out = boxes.detach().to("cpu", torch.float64)  # few, and some devices have no float64
     except (OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"boxes must be numbers of shape (N, 4) as (x0, y0, x1, y1): {error}") from None
     if out.shape in ((0,), (0, 4)):
-        return torch.zeros(0, 4, dtype=torch.float64)
+        return out.new_zeros(0, 4)
     if out.dim() != 2 or out.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4) as (x0, y0, x1, y1), got {tuple(out.shape)}.")
     good = torch.isfinite(out).all(dim=1) & (out[:, 2] > out[:, 0]) & (out[:, 3] > out[:, 1])
@@ -150,7 +150,7 @@ def input_to_heatmap(points: Tensor, stride: float) -> Tensor:
 def resize_map(ratio: float) -> Tensor:
     """The map (1, 2, 3) by which the points of an image move when it is resized by ``ratio``, see ``resize_points``."""
     shift = (ratio - 1) / 2
-    return torch.tensor([[[ratio, 0, shift], [0, ratio, shift]]], dtype=torch.float64)
+    return torch.tensor([[[ratio, 0, shift], [0, ratio, shift]]], dtype=torch.float64, device="cpu")
 
 
 def resize_points(points: Tensor, ratio: float) -> Tensor:
@@ -212,7 +212,7 @@ def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
             continue
         x0, y0, x1, y1 = region
         part = image[None, :, y0:y1, x0:x1].to(dtype)
-        to_part = torch.tensor([[[1, 0, -x0], [0, 1, -y0]]], dtype=torch.float64)
+        to_part = torch.tensor([[[1, 0, -x0], [0, 1, -y0]]], dtype=torch.float64, device="cpu")
         # A strong shrink first averages whole blocks of the image, which is cheap; what is left, up
         # to 4, is the average of enough samples for each crop pixel to miss no block between them.
         shrink = 1 / _zoom(matrix)
@@ -231,10 +231,11 @@ def crop(image: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
 def _region_seen(matrix: Tensor, size: tuple[int, int], image_size: Sequence[int]) -> tuple[int, int, int, int] | None:
     """The pixels [x0, x1) × [y0, y1) of the image that a crop can depend on; None if there are none."""
     height, width = size
-    corners = torch.tensor([[-0.5, -0.5], [width - 0.5, -0.5], [-0.5, height - 0.5], [width - 0.5, height - 0.5]])
-    seen = transform_points(invert(matrix[None]), corners.double()[None])[0]
+    x, y = width - 0.5, height - 0.5
+    corners = matrix.new_tensor([[-0.5, -0.5], [x, -0.5], [-0.5, y], [x, y]])
+    seen = transform_points(invert(matrix[None]), corners[None])[0]
     margin = 2 + 2 / _zoom(matrix)  # bilinear sampling, and the averaged blocks
-    limit = torch.tensor([image_size[1], image_size[0]], dtype=torch.float64)
+    limit = matrix.new_tensor([image_size[1], image_size[0]])
     low = torch.minimum((seen.amin(dim=0) - margin).floor().clamp_min(0), limit)
     high = torch.minimum((seen.amax(dim=0) + margin).ceil().clamp_min(0), limit)
     if not bool((high > low).all()):

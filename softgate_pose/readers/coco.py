@@ -34,7 +34,7 @@ from softgate_pose.readers.fields import (
 __all__ = ["CocoAnnotation", "CocoAnnotations", "find_coco", "read_coco", "read_coco_annotations"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CocoAnnotation:
     """An annotation of the category with keypoints.
 
@@ -63,7 +63,7 @@ class CocoAnnotation:
         return not self.is_crowd and bool(self.labelled.any())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CocoAnnotations:
     """COCO's keypoint annotations as they stand in the file, crowds and people without labels included.
 
