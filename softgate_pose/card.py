@@ -87,7 +87,7 @@ def check_training(training: Any, subject: str) -> None:
 
     Args:
         training: As ``model_card`` takes it.
-        subject: What it is, for the message.
+        subject: What ``training`` is called in the message.
 
     Raises:
         ValueError: If one of the values is of another kind.
@@ -103,11 +103,11 @@ def check_training(training: Any, subject: str) -> None:
         listed = isinstance(values, Sequence) and not isinstance(values, str)
         return listed and all(isinstance(value, kind) for value in values)
 
-    expect(is_list(training.get("data", []), str), "data", "a list of texts, one for each data set")
+    expect(is_list(training.get("data", []), str), "data", "a list of strings, one for each data set")
     for key in ("metrics", "baseline"):
         expect(is_list(training.get(key, []), Mapping), key, "a list of rows, each an object")
     for key in ("licence", "held_out", "command"):
-        expect(isinstance(training.get(key, ""), str | None), key, "a text")
+        expect(isinstance(training.get(key, ""), str | None), key, "a string")
     if "teacher" in training:
         teacher = training["teacher"]
         expect(isinstance(teacher, Mapping), "teacher", "an object")

@@ -243,7 +243,7 @@ def _skeleton_from_dict(data: Any) -> Skeleton:
     keypoints = _tuple("skeleton.keypoints", data["keypoints"])
     edges = tuple(_tuple("skeleton.edges", edge) for edge in _tuple("skeleton.edges", data.get("edges", ())))
     name = data.get("name", "custom")
-    texts = (name, *keypoints, *(end for edge in edges for end in edge))
-    if not all(isinstance(text, str) for text in texts) or any(len(edge) != 2 for edge in edges):
+    names = (name, *keypoints, *(end for edge in edges for end in edge))
+    if not all(isinstance(item, str) for item in names) or any(len(edge) != 2 for edge in edges):
         raise ValueError("skeleton must hold names only, and pairs of names as edges.")
     return Skeleton(name, keypoints, edges)

@@ -19,7 +19,7 @@ from softgate_pose.images import load_image, normalize, open_image
 from softgate_pose.model.network import PoseModel
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import BOX_SCALE, Poses, infer_heatmaps, predict
+from softgate_pose.prediction import Poses, crop_matrices, infer_heatmaps, predict
 
 if TYPE_CHECKING:
     import gradio
@@ -90,10 +90,8 @@ def person_heatmaps(
     """Heatmaps (N, K, h, w) of the people that ``predict`` sees, and their maps (N, 2, 3) to photo pixels."""
     config = model.config
     pixels = load_image(photo, config.in_chans)
-    whole = [geometry.image_box(*pixels.shape[1:])]
-    matrices = geometry.box_to_crop(
-        geometry.as_boxes(whole if boxes is None else boxes), config.input_size, 1.0 if boxes is None else BOX_SCALE
-    )
+    height, width = pixels.shape[1:]
+    _, matrices = crop_matrices(boxes, (height, width), config)
     parameter = next(model.parameters())
     crops = geometry.crop(pixels.to(parameter.device), matrices, config.input_size)
     heatmaps = infer_heatmaps(model, normalize(crops, config).to(parameter.dtype), flip_test=flip_test).float().cpu()

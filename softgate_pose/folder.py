@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
+from PIL.Image import Image
+
 from softgate_pose.images import IMAGE_SUFFIXES, open_image
 from softgate_pose.prediction import Poses
 from softgate_pose.writing import lock, written_whole
@@ -131,7 +133,7 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
         taken.add(name)
         names[photo.name] = name
     paths = {photo: str(folder / name) for photo, name in names.items()}
-    within = {_real_folder(os.path.dirname(path)) for path in paths.values()}  # noqa: PTH120 (a million, as texts)
+    within = {_real_folder(os.path.dirname(path)) for path in paths.values()}  # noqa: PTH120 (a million, as strings)
     originals = {real for photo in photos if os.path.dirname(real := _real(str(photo.path))) in within}  # noqa: PTH120
     for path in paths.values() if originals else ():
         if _real(path) in originals:
@@ -417,36 +419,56 @@ def process(
         path = None if pictures is None else Path(pictures[photo.name])
         if results is not None and photo.name in results.done and (path is None or path.exists()):
             continue
-        try:
-            image = open_image(photo.path)
-            if path is not None and max(image.size) > _JPEG_LIMIT:
-                raise ValueError(f"{photo.path}: its picture would be larger than JPEG's {_JPEG_LIMIT} pixels.")
-            poses = predict(image, _boxes_of(photo, boxes, by_base_name=base_names.get(_base_name(photo)) == 1))
-            if not bool(poses.keypoints.isfinite().all() and poses.scores.isfinite().all()):
-                raise ValueError(f"{photo.path}: the model's keypoints or scores are not finite numbers.")
-            picture = None if path is None else poses.draw(image)
-        except (OSError, ValueError) as error:
-            problem = str(error)
-            yield photo, None, problem if str(photo.path) in problem else f"{photo.path}: {problem}"
-            continue
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "allocate" not in str(error):  # as PyTorch says it
-                raise
-            yield photo, None, f"{photo.path} does not fit into memory: {error}"
-            continue
+        poses, picture, problem = _attempt(
+            photo, predict, boxes, by_base_name=base_names.get(_base_name(photo)) == 1, draws=path is not None
+        )
         if path is not None and picture is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with written_whole(path) as scratch:
-                    picture.save(scratch, format="JPEG", quality=92)
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:  # which no other photo need meet
-                    raise
-                yield photo, None, f"{photo.path}: its picture {path} cannot be written: {error.strerror}."
-                continue
+            problem = _save_picture(picture, path, photo)
+        if poses is None or problem is not None:
+            yield photo, None, problem
+            continue
         if results is not None:
             results.add(photo.name, poses)
         yield photo, poses, None
+
+
+def _attempt(
+    photo: Photo,
+    predict: Callable[[Any, Boxes | None], Poses],
+    boxes: Mapping[str, Boxes] | None,
+    *,
+    by_base_name: bool,
+    draws: bool,
+) -> tuple[Poses | None, Image | None, str | None]:
+    """A photo's poses, and the photo with their skeletons if ``draws``; or what went wrong with this photo."""
+    try:
+        image = open_image(photo.path)
+        if draws and max(image.size) > _JPEG_LIMIT:
+            raise ValueError(f"{photo.path}: its picture would be larger than JPEG's {_JPEG_LIMIT} pixels.")
+        poses = predict(image, _boxes_of(photo, boxes, by_base_name=by_base_name))
+        if not bool(poses.keypoints.isfinite().all() and poses.scores.isfinite().all()):
+            raise ValueError(f"{photo.path}: the model's keypoints or scores are not finite numbers.")
+        return poses, poses.draw(image) if draws else None, None
+    except (OSError, ValueError) as error:
+        problem = str(error)
+        return None, None, problem if str(photo.path) in problem else f"{photo.path}: {problem}"
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):  # as PyTorch says it
+            raise
+        return None, None, f"{photo.path} does not fit into memory: {error}"
+
+
+def _save_picture(picture: Image, path: Path, photo: Photo) -> str | None:
+    """Write a picture; what went wrong, if that concerns this photo alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with written_whole(path) as scratch:
+            picture.save(scratch, format="JPEG", quality=92)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which no other photo need meet
+            raise
+        return f"{photo.path}: its picture {path} cannot be written: {error.strerror}."
+    return None
 
 
 def _base_name(photo: Photo) -> str:

@@ -17,11 +17,27 @@ _LARGEST = 1 << 30
 
 _DEEPEST = 32  # structs within structs
 
+# kinds of data
+_INT8, _UINT8, _INT16, _UINT16, _INT32, _UINT32, _SINGLE, _DOUBLE, _INT64, _UINT64 = 1, 2, 3, 4, 5, 6, 7, 9, 12, 13
 _MATRIX, _COMPRESSED = 14, 15
+_UTF8, _UTF16, _UTF32 = 16, 17, 18
+
+# classes of arrays
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMERIC = range(6, 16)
-_NUMBERS = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}  # kind of data: bytes of each
-_TEXTS = {1: 1, 2: 1, 4: 2, 16: 1, 17: 2, 18: 4}
+_COMPLEX = 0x800  # a flag
+
+_NUMBERS = {
+    **dict.fromkeys((_INT8, _UINT8), 1),
+    **dict.fromkeys((_INT16, _UINT16), 2),
+    **dict.fromkeys((_INT32, _UINT32, _SINGLE), 4),
+    **dict.fromkeys((_DOUBLE, _INT64, _UINT64), 8),
+}
+"""Kinds of data that an array of numbers may have, and the bytes of each number."""
+
+_CHARACTERS = (_INT8, _UINT8, _UINT16, _UTF8, _UTF16, _UTF32)
+
+_HEADER = 128  # bytes before the first variable
 
 
 def load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
@@ -31,62 +47,80 @@ def load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
     is wrong. So it is given this variable alone, unpacked, after all of those were checked.
 
     Args:
-        file: Ends in ``.mat``, as a rule.
-        name: Of the variable.
+        file: The file, whose name as a rule ends in ``.mat``.
+        name: The variable's name.
         structs: Give dictionaries for structs, and lists for arrays of them.
 
     Raises:
-        ValueError: If the file is none of those, is damaged, or does not hold the variable.
+        ValueError: If the file is of another version, is damaged, or does not hold the variable.
     """
     from scipy.io import loadmat  # slow to load, and only MATLAB files need it
 
     try:
-        alone = _Variable(file.read_bytes(), name).alone
+        alone = _extract(file.read_bytes(), name)
         return loadmat(io.BytesIO(alone), variable_names=[name], simplify_cells=structs)[name]
     except Exception as error:  # SciPy's reader raises many types
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise ValueError(f"{file} holds no MATLAB variable {name!r} that can be read: {reason}.") from None
 
 
-class _Variable:
-    """A file's bytes, of which ``alone`` is a file that holds one variable, checked and not compressed."""
+def _extract(file: bytes, name: str) -> bytes:
+    """A file that holds one of a file's variables alone, checked and not compressed."""
+    order = {b"IM": "<", b"MI": ">"}.get(file[126:128])
+    if order is None or file[124:126] not in (b"\0\1", b"\1\0"):
+        raise ValueError("it is not of MATLAB's versions 5 to 7.2")
+    others = []
+    for data in _variables(file, struct.Struct(order + "II")):
+        checker = _Checker(data, order)
+        found = checker.name()
+        if found == name.encode():
+            checker.check()
+            return file[:_HEADER] + data
+        others.append(found.decode(errors="replace"))
+    raise ValueError(f"it holds {', '.join(map(repr, others[:8])) or 'nothing'}")
 
-    def __init__(self, file: bytes, name: str) -> None:
-        order = {b"IM": "<", b"MI": ">"}.get(file[126:128])
-        if order is None or file[124:126] not in (b"\0\1", b"\1\0"):
-            raise ValueError("it is not of MATLAB's versions 5 to 7.2")
-        self.pair, self.order = struct.Struct(order + "II"), order
-        others = []
-        for data in self._variables(file):
-            self.data = data
-            _, _, start, size, _ = self._head(8, len(data))
-            if data[start : start + size] == name.encode():
-                self._check(0, len(data), 0)
-                self.alone = file[:128] + data
-                return
-            others.append(data[start : start + size].decode(errors="replace"))
-        raise ValueError(f"it holds {', '.join(map(repr, others[:8])) or 'nothing'}")
 
-    def _variables(self, file: bytes) -> Iterator[bytes]:
-        """The bytes of each variable, unpacked."""
-        at = 128
-        while at < len(file):
-            if at + 8 > len(file):
-                raise ValueError("it is cut short")
-            kind, size = self.pair.unpack_from(file, at)
-            end = at + 8 + size
-            if end > len(file):
-                raise ValueError("it is cut short")
-            if kind == _COMPRESSED:
-                unpacker = zlib.decompressobj()
-                data = unpacker.decompress(file[at + 8 : end], _LARGEST)
-                if not unpacker.eof:
-                    large = len(data) == _LARGEST
-                    raise ValueError(f"a variable has more than {_LARGEST >> 20} MB" if large else "it is cut short")
-                yield data
-            else:
-                yield file[at:end]
-            at = end
+def _variables(file: bytes, pair: struct.Struct) -> Iterator[bytes]:
+    """The bytes of each variable, unpacked."""
+    at = _HEADER
+    while at < len(file):
+        if at + 8 > len(file):
+            raise ValueError("it is cut short")
+        kind, size = pair.unpack_from(file, at)
+        end = at + 8 + size
+        if end > len(file):
+            raise ValueError("it is cut short")
+        if kind == _COMPRESSED:
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(file[at + 8 : end], _LARGEST)
+            if not unpacker.eof:
+                large = len(data) == _LARGEST
+                raise ValueError(f"a variable has more than {_LARGEST >> 20} MB" if large else "it is cut short")
+            yield data
+        else:
+            yield file[at:end]
+        at = end
+
+
+class _Checker:
+    """Checks that the lengths, counts and types in one variable's bytes agree.
+
+    Args:
+        data: The variable, not compressed.
+        order: The order of bytes, as ``struct`` writes it.
+    """
+
+    def __init__(self, data: bytes, order: str) -> None:
+        self.data, self.order, self.pair = data, order, struct.Struct(order + "II")
+
+    def name(self) -> bytes:
+        """The variable's name."""
+        _, _, start, size, _ = self._head(8, len(self.data))
+        return self.data[start : start + size]
+
+    def check(self) -> None:
+        """Raise ValueError unless everything in the variable is as it is said to be."""
+        self._check(0, len(self.data), 0)
 
     def _part(self, at: int, end: int) -> tuple[int, int, int, int]:
         """Kind of data, where they begin, their size, and where the next part begins."""
@@ -105,19 +139,19 @@ class _Variable:
         return kind, start, size, following
 
     def _head(self, at: int, end: int) -> tuple[int, int, int, int, int]:
-        """Of an array: its flags, how many elements it has, where its name begins, its size, and what follows."""
+        """An array's flags, how many elements it has, where its name begins, the name's size, and what follows."""
         kind, start, size, at = self._part(at, end)
-        if (kind, size) != (6, 8):
+        if (kind, size) != (_UINT32, 8):
             raise ValueError("an array has no flags")
         flags, _ = self.pair.unpack_from(self.data, start)
         kind, start, size, at = self._part(at, end)
-        if kind != 5 or size % 4 or not 8 <= size <= 128:
+        if kind != _INT32 or size % 4 or not 8 <= size <= 128:
             raise ValueError("an array has no shape")
         dims = struct.unpack_from(f"{self.order}{size // 4}i", self.data, start)
         if min(dims) < 0:
             raise ValueError(f"an array has the shape {dims}")
         kind, start, size, at = self._part(at, end)
-        if kind not in (1, 16):
+        if kind not in (_INT8, _UTF8):
             raise ValueError("an array has no name")
         return flags, math.prod(dims), start, size, at
 
@@ -125,17 +159,20 @@ class _Variable:
         """Check the array that begins here, and all in it; where the next begins."""
         kind, start, size, following = self._part(at, end)
         if kind != _MATRIX or depth > _DEEPEST:
-            raise ValueError("it is no array" if kind != _MATRIX else f"it is deeper than {_DEEPEST} arrays")
+            raise ValueError("it is not an array" if kind != _MATRIX else f"it is deeper than {_DEEPEST} arrays")
         if not size:  # an empty one, as MATLAB leaves fields that were never set
             return following
         end = start + size
         flags, count, _, _, at = self._head(start, end)
         kind = flags & 0xFF
         if kind in _NUMERIC or kind == _CHAR:
-            for _ in range(2 if flags & 0x800 else 1):  # real, imaginary
+            for _ in range(2 if flags & _COMPLEX else 1):  # real, imaginary
                 data, _, size, at = self._part(at, end)
-                width = (_TEXTS if kind == _CHAR else _NUMBERS).get(data)
-                if width is None or (size < count if kind == _CHAR else size != count * width):
+                if kind == _CHAR:  # a character may have several bytes
+                    fits = data in _CHARACTERS and size >= count
+                else:
+                    fits = data in _NUMBERS and size == count * _NUMBERS[data]
+                if not fits:
                     raise ValueError(f"an array of {count} elements has {size} bytes of kind {data}")
             return following
         if kind == _STRUCT:
@@ -143,7 +180,7 @@ class _Variable:
             for _ in range(2):
                 *_, at = self._part(at, end)
         elif kind != _CELL:
-            raise ValueError(f"it has an array of class {kind}, expected numbers, texts, cells and structs")
+            raise ValueError(f"it has an array of class {kind}, expected numbers, strings, cells and structs")
         if count * 8 > end - at:
             raise ValueError(f"{count} elements are said to be in {end - at} bytes")
         for _ in range(count):
@@ -154,10 +191,10 @@ class _Variable:
         """How many fields each struct of an array has."""
         kind, start, size, at = self._part(at, end)
         (length,) = struct.unpack_from(f"{self.order}i", self.data, start)
-        if (kind, size) != (5, 4) or not 1 <= length <= 1024:
+        if (kind, size) != (_INT32, 4) or not 1 <= length <= 1024:
             raise ValueError("a struct has fields without names")
         kind, start, size, at = self._part(at, end)
         names = [self.data[i : i + length] for i in range(start, start + size, length)]
-        if kind != 1 or size % length or any(b"\0" not in name for name in names) or not (names or count <= 1):
+        if kind != _INT8 or size % length or any(b"\0" not in name for name in names) or not (names or count <= 1):
             raise ValueError("a struct has fields without names")
         return len(names)

@@ -18,9 +18,7 @@ _CELL, _COLUMNS = 192, 8
 _LABEL = 14  # height of the line above a cell
 
 
-def contact_sheet(
-    people: People, predictions: Predictions, errors: Tensor, *, count: int = 16, in_chans: int = 3
-) -> Image.Image:
+def contact_sheet(people: People, predictions: Predictions, errors: Tensor, *, count: int = 16) -> Image.Image:
     """People with their predicted skeletons, and a white ring where each keypoint was annotated.
 
     The upper half shows fixed people, spread evenly over the table; the lower half those that were
@@ -31,11 +29,13 @@ def contact_sheet(
         predictions: The predictions of their keypoints.
         errors: (N,) the measure of "worst", as ``person_errors`` gives it; NaN where there is none.
         count: People in each half.
-        in_chans: Of the model that predicted.
+
+    Returns:
+        An RGB image.
     """
     worst = errors.nan_to_num(-1).argsort(descending=True)[:count]
     fixed = torch.linspace(0, len(people) - 1, count).round().long() if len(people) > count else worst[:0]
-    cells = [_cell(people, predictions, errors, row, in_chans) for row in (*fixed.tolist(), *worst.tolist())]
+    cells = [_cell(people, predictions, errors, row) for row in (*fixed.tolist(), *worst.tolist())]
     columns = min(_COLUMNS, len(worst))
     lines = [cells[: len(fixed)], cells[len(fixed) :]]
     placed = [line[i : i + columns] for line in lines for i in range(0, len(line), columns)]
@@ -46,9 +46,9 @@ def contact_sheet(
     return sheet
 
 
-def _cell(people: People, predictions: Predictions, errors: Tensor, row: int, in_chans: int) -> Image.Image:
+def _cell(people: People, predictions: Predictions, errors: Tensor, row: int) -> Image.Image:
     matrix = geometry.box_to_crop(people.boxes[row : row + 1], (_CELL, _CELL), BOX_SCALE)
-    crop = geometry.crop(load_image(people.images[row], in_chans), matrix, (_CELL, _CELL))[0].round().byte()
+    crop = geometry.crop(load_image(people.images[row]), matrix, (_CELL, _CELL))[0].round().byte()
     found = geometry.transform_points(matrix, predictions.keypoints[row : row + 1].double())
     scores = torch.ones(found.shape[:2]) if predictions.scores is None else predictions.scores[row : row + 1]
     drawn = draw_poses(crop, found, scores, people.skeleton)

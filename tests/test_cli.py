@@ -469,7 +469,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     for content, problem in (
         ("{", "is not JSON"),
         ("[]", "must be a JSON object"),
-        ('{"data": null}', "['data'] must be a list of texts"),
+        ('{"data": null}', "['data'] must be a list of strings"),
     ):
         (tmp_path / "training.json").write_text(content)
         message = failing(*arguments, "--checkpoint", tmp_path / "bare.safetensors")

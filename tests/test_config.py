@@ -58,7 +58,7 @@ def test_fields_left_out_take_their_defaults():
         ({"input_size": (95, 97)}, r"multiples of 64.*\(64, 128\)"),
         ({"input_size": (0, 64)}, "above 0"),
         ({"skeleton": "mpii"}, "skeleton must be a Skeleton"),
-        ({"name": 3}, "name must be a text"),
+        ({"name": 3}, "name must be a string"),
     ],
 )
 def test_fields_out_of_range_are_named(changes, match):
@@ -73,7 +73,7 @@ def test_fields_out_of_range_are_named(changes, match):
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "must be a JSON object"),
-        ('{"widht": 68}', "unknown fields: widht"),
+        ('{"widht": 68}', r"unknown fields: widht\. Known are name, num_stacks"),
         ('{"format_version": 2}', "Upgrade"),
         ('{"width": null}', "width"),
         ('{"mean": "abc"}', "mean must be a list"),

@@ -351,7 +351,7 @@ def test_a_photo_s_path_in_a_boxes_file_may_be_spelt_otherwise(name, tmp_path):
         ("a.json", '{"a.jpg": {}}', "'a.jpg' has {}, not a list of boxes"),
         ("a.json", '{"a.jpg": ""}', "not a list of boxes"),
         ("a.json", '{"a.jpg": ["1999"]}', "not a list of boxes"),
-        ("a.json", '{"a.jpg": [["1", "9", "9", "9"]]}', "what is no number"),
+        ("a.json", '{"a.jpg": [["1", "9", "9", "9"]]}', "what is not a number"),
         ("a.csv", "a.jpg,1,2,3,4\n", "first line does not name image, x0, x1, y0, y1"),
         ("a.csv", "", "first line does not name"),
     ],

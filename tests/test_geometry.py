@@ -130,6 +130,17 @@ def test_a_heatmap_pixel_is_centred_on_the_input_pixels_it_covers():
     assert geometry.heatmap_to_input(torch.tensor([0.0, 1.0, 63.0]), 4).tolist() == [1.5, 5.5, 253.5]
 
 
+@pytest.mark.parametrize("ratio", [3, 0.25, 4 / 3])
+def test_points_move_as_the_image_that_is_resized(ratio):
+    """Pixel edges are scaled, so the corners of the image stay its corners; a point's own map says the same."""
+    x0, y0, x1, y1 = geometry.image_box(48, 36)
+    points = torch.tensor([[x0, y0], [x1, y1], [7.25, 30.0]], dtype=torch.float64)
+    moved = geometry.resize_points(points, ratio)
+    assert moved[0].tolist() == [x0, y0]
+    assert moved[1].tolist() == pytest.approx(geometry.image_box(round(48 * ratio), round(36 * ratio))[2:])
+    torch.testing.assert_close(moved, geometry.transform_points(geometry.resize_map(ratio), points[None])[0])
+
+
 @pytest.mark.parametrize(
     ("box", "extent"),
     [((10.0, 20.0, 50.0, 100.0), (32, 64)), ((10.0, 20.0, 90.0, 60.0), (48, 24))],

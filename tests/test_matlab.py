@@ -81,10 +81,10 @@ DAMAGED = {
     "names of no length": (array(2, (1, 1), part(5, struct.pack("<i", 0)), NAMES[1], name=b"x"), "without names"),
     "names without an end": (array(2, (1, 1), NAMES[0], part(1, b"abcd"), name=b"x"), "without names"),
     "a field that is not there": (array(2, (1, 1), *NAMES, name=b"x"), "1 elements are said to be in 0 bytes"),
-    "a field that is no array": (array(2, (1, 1), *NAMES, part(9, bytes(8)), name=b"x"), "it is no array"),
+    "a field that is no array": (array(2, (1, 1), *NAMES, part(9, bytes(8)), name=b"x"), "it is not an array"),
     "a negative side": (array(6, (-1, 1), part(9, bytes(8)), name=b"x"), r"the shape \(-1, 1\)"),
     "no flags": (part(14, part(5, bytes(8))), "an array has no flags"),
-    "a class that nothing here has": (array(17, (1, 1), name=b"x"), "class 17, expected numbers, texts"),
+    "a class that nothing here has": (array(17, (1, 1), name=b"x"), "class 17, expected numbers, strings"),
     "nesting": (nested(40), "it is deeper than 32 arrays"),  # 100,000 deep, a crash
     "a part that is longer than what it is in": (
         part(14, part(6, struct.pack("<II", 6, 0)) + struct.pack("<II", 5, 2**32 - 1) + bytes(99)),

@@ -13,7 +13,7 @@ def test_fixed_people_above_the_worst_or_all_of_them_once(tmp_path, monkeypatch,
     people = dotted_people(tmp_path, 5)
     drawn = []
     cell = "softgate_pose.sheet._cell"
-    monkeypatch.setattr(cell, lambda people, predictions, errors, row, in_chans: drawn.append(row) or _blank(row))
+    monkeypatch.setattr(cell, lambda people, predictions, errors, row: drawn.append(row) or _blank(row))
     predictions = Predictions(people.skeleton.keypoints, people.keypoints)
     sheet = contact_sheet(people, predictions, torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4]), count=count)
     assert drawn == rows

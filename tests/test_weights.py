@@ -92,16 +92,16 @@ TEACHER = {"name": "large", "weights": "1f", "share": 0.5, "data": ["a"], "licen
     [
         (
             {"data": "300 people"},
-            r"training\['data'\] must be a list of texts, one for each data set, got '300 people'",
+            r"training\['data'\] must be a list of strings, one for each data set, got '300 people'",
         ),
         ({"data": None}, r"training\['data'\]"),
         ({"metrics": [1]}, r"training\['metrics'\] must be a list of rows"),
-        ({"licence": {"name": "MIT"}}, r"training\['licence'\] must be a text"),
+        ({"licence": {"name": "MIT"}}, r"training\['licence'\] must be a string"),
         ({"teacher": "large"}, r"training\['teacher'\] must be an object"),
         ({"teacher": {"name": "large"}}, "an object with name, weights, share, data, licence"),
         ({"teacher": {**TEACHER, "data": "a"}}, r"training\['teacher'\]\['data'\]"),
         ({"before": None}, r"training\['before'\] must be a JSON object"),
-        ({"before": {"before": {"held_out": 4}}}, r"\['before'\]\['before'\]\['held_out'\] must be a text, got 4"),
+        ({"before": {"before": {"held_out": 4}}}, r"\['before'\]\['before'\]\['held_out'\] must be a string, got 4"),
     ],
 )
 def test_what_is_said_of_the_training_is_checked(training, match, tiny_model, tmp_path):

@@ -155,10 +155,10 @@ def _check_run(
     """Raise ValueError unless the people, the recipe and the teacher fit the model and the number of processes."""
     for group in (people, validation):
         if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
-            given, wanted = (f"({', '.join(s.keypoints)})" for s in (group.skeleton, config.skeleton))
+            given, wanted = (f"{s.name!r} ({', '.join(s.keypoints)})" for s in (group.skeleton, config.skeleton))
             raise ValueError(
-                f"The people have skeleton {group.skeleton.name!r} {given}, the model {config.skeleton.name!r} {wanted}. "
-                "Convert the people with people.to_skeleton(model.config.skeleton)."
+                f"The people have skeleton {given}, the model {wanted}; "
+                "convert the people with people.to_skeleton(model.config.skeleton)."
             )
     if len(people) < recipe.batch_size:
         raise ValueError(
@@ -440,7 +440,7 @@ class _Trainer:
         keypoints = predictions.keypoints
         if self.engine.sheets:
             errors = person_errors(keypoints, people)
-            sheet = contact_sheet(people, predictions, errors, in_chans=self.config.in_chans)
+            sheet = contact_sheet(people, predictions, errors)
             (self.folder / "sheets").mkdir(exist_ok=True)
             sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)
