@@ -267,7 +267,7 @@ def _save(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         part = Path(scratch)
-        metadata = {"format": "pt", "config": json.dumps(model.config.to_dict())}
+        metadata = {"config": json.dumps(model.config.to_dict())}  # alone, as several are written in any order
         content = safetensors.torch.save(tensors, metadata=metadata)
         text = card.model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
         (part / WEIGHTS_FILE).write_bytes(content)

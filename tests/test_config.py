@@ -120,6 +120,15 @@ def test_sides_that_mirroring_does_not_swap():
     names = ("left_eye", "right_eye", "wing_left", "wing_right", "left_horn", "leftFin", "Right ear", "bright_spot")
     assert Skeleton("x", names).unpaired == ("wing_left", "wing_right", "left_horn", "leftFin", "Right ear")
     assert not any(skeleton.unpaired for skeleton in SKELETONS.values())
+    for pair in (
+        ("l_wing", "r_wing"),
+        ("L_wing", "R_wing"),
+        ("wing.L", "wing.R"),
+        ("LWing", "RWing"),
+        ("wingL", "wingR"),
+    ):
+        assert Skeleton("x", ("nose", *pair, "tail")).unpaired == pair
+    assert not Skeleton("x", ("l_wing", "tail_r", "roll", "lore", "wing_1", "wing_2")).unpaired  # nothing to mistake
 
 
 def test_skeletons_by_name_list_and_object():

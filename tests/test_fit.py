@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
-from made_data import dotted_people
+from made_data import coco_data, dotted_people, write_coco
 from PIL import Image
 from safetensors.torch import load_file
 from train_made import CONFIG, RECIPE, trained
 
-from softgate_pose import LSP, MPII, Skeleton
+from softgate_pose import LSP, MPII, Skeleton, save_pretrained
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose import geometry
@@ -672,7 +672,9 @@ def test_settings_change_recipe_augmentation_and_model():
             r"needs milestones, .*got schedule=step and milestones=\[\]\. Give milestones=\[6\], or",
         ),
         ({"milestones": (3,)}, r"got schedule=cosine and milestones=\[3\]\. Give schedule=step, or milestones=\[\]"),
-        ({"schedule": "step", "milestones": (3, 12)}, r"never drop at epoch 12 of a run of 12; .* milestones=\[6\]"),
+        ({"schedule": "step", "milestones": (3, 12)}, r"never drop at epoch 12 of a run of 12\. .* milestones=\[6\]"),
+        ({"epochs": 1, "schedule": "step", "milestones": (1,)}, r"such as schedule=cosine and milestones=\[\]"),
+        ({"epochs": 1, "schedule": "step"}, r"Give schedule=cosine\."),
         ({"milestones": (3, 2), "schedule": "step"}, "rising epochs"),
         ({"milestones": ("3",), "schedule": "step"}, "whole numbers from 1"),
         ({"milestones": ([3],), "schedule": "step"}, "whole numbers from 1"),
@@ -731,3 +733,64 @@ def test_a_run_that_is_stopped_between_epochs_logs_each_once(people, tmp_path, m
     assert [row["step"] for row in log_of(tmp_path)] == ["3", "6", "9"]
     points = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("epoch/loss")
     assert [point.step for point in points] == [3, 6, 9]
+
+
+def test_keypoints_outside_their_boxes_are_told_before_training(tmp_path, caplog):
+    """Boxes of 0 to 1 beside keypoints in pixels, or of another image, would train to a loss of 0."""
+    row = coco_data()["annotations"][0]
+    model = SoftGatePose(CONFIG.replace(skeleton=Skeleton("dog", tuple(coco_data()["categories"][1]["keypoints"]))))
+
+    def run(*rows):
+        source = write_coco(tmp_path, coco_data(annotations=list(rows)))
+        train_and_save(model, [source], tmp_path / "run", recipe=RECIPE, hold_out=0, engine=Engine(progress=False))
+
+    with pytest.raises(ValueError, match=r"100 % of the labelled keypoints lie outside .* must both be in pixels"):
+        run({**row, "bbox": [900, 900, 30, 40]})
+    with pytest.raises(ValueError, match="at most a pixel wide and high, got"):
+        run({**row, "bbox": [0.1, 0.2, 0.3, 0.4]})
+    with pytest.raises(ValueError, match="cannot be read"):  # there are no images here
+        run(row, {**row, "bbox": [900, 900, 30, 40]}, {**row, "bbox": [900, 900, 30, 40]})
+    assert "67 % of the labelled keypoints lie outside their person's box and its margin; such" in caplog.text
+    assert "Nobody has right_ear, tail, belly labelled" in caplog.text
+
+
+def test_nobody_labelled_is_said_so(mpii_folder, tmp_path):
+    file = mpii_folder / "annot" / "train.json"
+    rows = json.loads((mpii_folder / "annot" / "valid.json").read_text())
+    file.write_text(json.dumps([{**row, "joints_vis": [0] * 16} for row in rows]))
+    with pytest.raises(ValueError, match="holds nobody with a labelled keypoint"):
+        train_and_save(SoftGatePose(CONFIG), [f"mpii:{mpii_folder}:train"], tmp_path / "run", recipe=RECIPE)
+
+
+def test_weights_beyond_sixteen_bits_are_saved_in_thirty_two(lsp_folder, tmp_path, monkeypatch, caplog):
+    def diverging(model, *given, **more):
+        with torch.no_grad():
+            model.stem[1].running_var[0] = 1e6
+        return model.eval()
+
+    monkeypatch.setattr(training_run, "fit", diverging)
+    source = f"lsp:{lsp_folder[0]}:train"
+    folder = train_and_save(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=RECIPE, hold_out=0)
+    assert "do not fit into 16 bits" in caplog.text
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["stem.1.running_var"][0] == 1e6
+    assert tensors["stem.0.weight"].dtype == torch.float32
+
+
+def test_a_full_disk_ends_tensorboard_and_not_the_run(tmp_path, monkeypatch, caplog):
+    log = loop.RunLog(tmp_path)
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log.board, "add_scalar", full)
+    log.scalars({"step/loss": 1.0}, 1)
+    log.scalars({"step/loss": 1.0}, 2)
+    log.close()
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_the_same_weights_are_the_same_file(tmp_path):
+    model = SoftGatePose(CONFIG)
+    files = [save_pretrained(model, tmp_path / str(n)) / "model.safetensors" for n in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1

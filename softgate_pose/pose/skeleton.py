@@ -67,7 +67,9 @@ class Skeleton:
     def unpaired(self) -> tuple[str, ...]:
         """Keypoints whose name speaks of a side, and which yet are their own mirror image: ``wing_left``."""
         return tuple(
-            self.keypoints[i] for i, j in enumerate(self.mirror) if i == j and _names_a_side(self.keypoints[i])
+            name
+            for name, i, j in zip(self.keypoints, range(len(self)), self.mirror, strict=True)
+            if i == j and (_names_a_side(name) or _swap_letter(name) in set(self.keypoints) - {name})
         )
 
     @property
@@ -101,6 +103,14 @@ class Skeleton:
 def _names_a_side(keypoint: str) -> bool:
     words = re.split(r"[^a-zA-Z]+|(?<=[a-z])(?=[A-Z])", keypoint)
     return any(word.lower() in ("left", "right") for word in words)
+
+
+_SIDE_LETTER = re.compile(r"(?<![a-zA-Z])[lLrR](?![a-z])|(?<=[a-z])[LR](?![a-zA-Z])")
+"""A letter that stands for a side, as in ``l_wing``, ``wing.R`` and ``LWing``."""
+
+
+def _swap_letter(keypoint: str) -> str:
+    return _SIDE_LETTER.sub(lambda letter: letter[0].translate(str.maketrans("lrLR", "rlRL")), keypoint)
 
 
 def _other_side(keypoint: str) -> str:

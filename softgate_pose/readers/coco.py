@@ -212,6 +212,11 @@ def _annotation(row: dict[str, Any], skeleton: Skeleton, files: Mapping[Any, Any
             f"its bbox (x, y, width, height) must be finite, within {FARTHEST:.0f} pixels, and have an area, "
             f"got {box.tolist()}"
         )
+    if found.is_person and (box[2:] <= 1).all():
+        raise ValueError(
+            f"its bbox is at most a pixel wide and high, got {box.tolist()}; boxes and keypoints are in pixels, "
+            "not from 0 to 1"
+        )
     if not math.isfinite(area):
         raise ValueError(f"its area must be finite, got {area}")
     if found.is_person:

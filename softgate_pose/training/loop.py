@@ -290,7 +290,8 @@ class _Trainer:
         if progress.people not in ("", people):  # empty before the first step
             raise ValueError(
                 f"The images that can be read are not those that the run in {self.folder} began with: of people "
-                f"there were {progress.people} then, and are {people} now. Restore them to go on with it."
+                f"there were {progress.people} then, and are {people} now. To go on with it, restore "
+                "what is missing, and take away what has come since."
             )
         progress.people = people
         processes = gather_object([f"step {progress.step}, {people}"])

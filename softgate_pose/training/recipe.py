@@ -98,14 +98,15 @@ class Recipe:
         if not whole or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be rising epochs, whole numbers from 1, got {self.milestones!r}.")
         if self.milestones and self.milestones[-1] >= self.epochs:
+            remedy = f"milestones=[{self.epochs // 2}]" if self.epochs > 1 else "schedule=cosine and milestones=[]"
             raise ValueError(
-                f"The learning rate would never drop at epoch {self.milestones[-1]} of a run of {self.epochs}; "
-                f"choose other milestones, such as milestones=[{max(1, self.epochs // 2)}]."
+                f"The learning rate would never drop at epoch {self.milestones[-1]} of a run of {self.epochs}. "
+                f"Give other settings, such as {remedy}."
             )
         if (self.schedule == "step") != bool(self.milestones):
             remedy = "schedule=step, or milestones=[]"
             if self.schedule == "step":
-                remedy = f"milestones=[{max(1, self.epochs // 2)}], or schedule=cosine"
+                remedy = (f"milestones=[{self.epochs // 2}], or " if self.epochs > 1 else "") + "schedule=cosine"
             raise ValueError(
                 f"The schedule 'step' needs milestones, and no other has them; got schedule={self.schedule} and "
                 f"milestones={list(self.milestones)}. Give {remedy}."

@@ -13,6 +13,8 @@ import torch
 from softgate_pose import evaluation
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People, concatenate, require_keypoints
+from softgate_pose.pose import geometry
+from softgate_pose.prediction import BOX_SCALE
 from softgate_pose.readers import read_people
 from softgate_pose.training.crops import readable, some
 from softgate_pose.training.loop import Engine, Epoch, fit
@@ -74,6 +76,10 @@ def train_and_save(
     tested = {source: _testable(read_people(source), model, source) for source in tests}
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
+    known = training_people.labelled.any(dim=0).tolist()
+    unlabelled = [name for name, is_known in zip(model.config.skeleton.keypoints, known, strict=True) if not is_known]
+    if unlabelled and teacher is None:
+        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
     trained = fit(
         model,
         training_people,
@@ -101,9 +107,12 @@ def train_and_save(
         kept = ("data", "held_out", "licence", "teacher", "command", "recipe", "before")
         training["before"] = {key: before[key] for key in kept if key in before}
     if is_main_process():
-        trained.half().float()  # what is measured is what is saved
+        dtype = torch.float16 if _fits(trained, torch.float16) else torch.float32
+        if dtype == torch.float32:
+            logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
+        trained.to(dtype).float()  # what is measured is what is saved
         training |= _measure(trained, tested, training_people, report_test or (lambda row: None))
-        save_pretrained(trained, folder / "model", training=training, dtype=torch.float16)
+        save_pretrained(trained, folder / "model", training=training, dtype=dtype)
     _wait_for_everyone()
     return folder / "model"
 
@@ -126,9 +135,15 @@ def _split(people: Mapping[str, People], share: float, seed: int) -> dict[str, t
     }
 
 
+def _fits(model: SoftGatePose, dtype: torch.dtype) -> bool:
+    return all(bool(value.to(dtype).isfinite().all()) for value in model.state_dict().values())
+
+
 def _of_model(people: People, model: SoftGatePose, source: str) -> People:
-    """The people with the model's keypoints."""
+    """The people with the model's keypoints, some of which are labelled and lie in the people's crops."""
     own, wanted = people.skeleton.keypoints, model.config.skeleton
+    if not people.labelled.any():
+        raise ValueError(f"{source} holds nobody with a labelled keypoint.")
     converted = people.to_skeleton(wanted)
     if not converted.labelled.any():
         raise ValueError(
@@ -138,6 +153,17 @@ def _of_model(people: People, model: SoftGatePose, source: str) -> People:
     unused = [name for name in own if name not in wanted.keypoints]
     if unused:
         logger.warning("%s: %s does not predict %s; left out.", source, model.config.name, ", ".join(unused))
+    height, width = size = model.config.input_size
+    points = geometry.transform_points(geometry.box_to_crop(people.boxes, size, BOX_SCALE), converted.keypoints)
+    inside = (points > -0.5).all(dim=-1) & (points < points.new_tensor([width, height]) - 0.5).all(dim=-1)
+    share = float(inside[converted.labelled].double().mean())
+    problem = (
+        f"{source}: {100 * (1 - share):.0f} % of the labelled keypoints lie outside their person's box and its margin"
+    )
+    if share == 0:
+        raise ValueError(f"{problem}. Boxes and keypoints must both be in pixels of the image.")
+    if share < 0.5:
+        logger.warning("%s; such keypoints teach nothing.", problem)
     return converted
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from softgate_pose.writing import written_whole
 
 __all__ = ["RunLog"]
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -33,8 +37,9 @@ class RunLog:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of one step, for TensorBoard."""
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            with self._without_board_on_error():
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the CSV anew, so that it has no epoch twice, and show TensorBoard the last row."""
@@ -49,8 +54,19 @@ class RunLog:
         numbers = {f"epoch/{key}": value for key, value in last.items() if isinstance(value, (int, float))}
         self.scalars(numbers, int(last["step"]))
         if self.board is not None:
-            self.board.flush()
+            with self._without_board_on_error():
+                self.board.flush()
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            with self._without_board_on_error():
+                self.board.close()
+
+    @contextmanager
+    def _without_board_on_error(self) -> Iterator[None]:
+        """Go on without TensorBoard when the disk is full: whether the run can is for its state to say."""
+        try:
+            yield
+        except OSError as error:
+            self.board = None
+            logger.warning("TensorBoard is told no more in %s: %s", self.folder, error)
