@@ -44,6 +44,14 @@ from softgate_pose.training.teacher import Teacher
 SCRIPT = Path(__file__).parent / "train_made.py"
 
 
+@pytest.fixture(autouse=True)
+def event_files_in_their_order(monkeypatch):
+    """TensorBoard numbers a process's files, and reads those of one second by their names: 10 before 9."""
+    from tensorboard.summary.writer import event_file_writer
+
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
+
+
 @pytest.fixture
 def people(lsp_folder):
     return read_lsp(lsp_folder[0], "train")
