@@ -28,8 +28,7 @@ from softgate_pose.people import People, Predictions, concatenate, missing_image
 from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import Poses, calibration_images, predict, predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
-from softgate_pose.readers import annotation_files, coco_file, read_people
-from softgate_pose.readers.coco import CocoAnnotations, read_coco_annotations
+from softgate_pose.readers import annotation_files, read_people, read_people_and_coco
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
 from softgate_pose.training.growth import grow
@@ -325,7 +324,7 @@ def evaluate_command(
     if mean_pose:
         _refuse("--mean-pose scores no model", model_options)
 
-    people = read_people(data)
+    people, annotations = read_people_and_coco(data)
     read = [*people.images, *annotation_files(data), *([] if predictions_file is None else [predictions_file])]
     _check_outputs({"--json": json_file, "--save-predictions": save_predictions, "--sheet": sheet}, read)
     if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
@@ -335,7 +334,12 @@ def evaluate_command(
         if absent:
             raise FileNotFoundError(f"{data} lacks {len(absent)} of its images; the first is {absent[0]}.")
 
-    annotations, no_precision = _annotations_for_precision(data)
+    no_precision = None
+    if annotations is not None:
+        try:
+            oks.require_pycocotools()
+        except ImportError as error:
+            annotations, no_precision = None, error
     settings: dict[str, Any] = {}
     if predictions_file is not None:
         name, found = str(predictions_file), read_predictions(predictions_file, people)
@@ -676,18 +680,6 @@ def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> 
         if real in taken:
             raise ValueError(f"{option} {file}: this file {taken[real]}; choose another name.")
         taken[real] = f"is that of {option}"
-
-
-def _annotations_for_precision(data: str) -> tuple[CocoAnnotations | None, ImportError | None]:
-    """What coco: data are scored on by average precision, or why they cannot be; neither for other data."""
-    file = coco_file(data)
-    if file is None:
-        return None, None
-    try:
-        oks.require_pycocotools()
-    except ImportError as error:
-        return None, error
-    return read_coco_annotations(file), None
 
 
 def _write_sheet(file: Path, people: People, predictions: Predictions) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from softgate_pose.people import People
-from softgate_pose.readers.coco import find_coco, read_coco
+from softgate_pose.readers.coco import CocoAnnotations, coco_people, find_coco, read_coco, read_coco_annotations
 from softgate_pose.readers.lsp import read_lsp, read_lspet
 from softgate_pose.readers.mpii import read_mpii_json, read_mpii_mat
 
-__all__ = ["READERS", "annotation_files", "coco_file", "parse_source", "read_people"]
+__all__ = ["READERS", "annotation_files", "coco_file", "parse_source", "read_people", "read_people_and_coco"]
 
 READERS: dict[str, Callable[[Path, str], People]] = {
     "coco": read_coco,
@@ -34,6 +34,15 @@ def read_people(source: str) -> People:
     """
     kind, folder, split = parse_source(source)
     return READERS[kind](folder, split)
+
+
+def read_people_and_coco(source: str) -> tuple[People, CocoAnnotations | None]:
+    """As ``read_people``, and of coco: data the annotations that the people come from, of one reading."""
+    kind, folder, split = parse_source(source)
+    if kind != "coco":
+        return READERS[kind](folder, split), None
+    annotations = read_coco_annotations(find_coco(folder, split))
+    return coco_people(annotations, folder, split), annotations
 
 
 def parse_source(source: str) -> tuple[str, Path, str]:

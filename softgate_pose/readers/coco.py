@@ -31,7 +31,7 @@ from softgate_pose.readers.fields import (
     read_json,
 )
 
-__all__ = ["CocoAnnotation", "CocoAnnotations", "find_coco", "read_coco", "read_coco_annotations"]
+__all__ = ["CocoAnnotation", "CocoAnnotations", "coco_people", "find_coco", "read_coco", "read_coco_annotations"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +103,17 @@ def read_coco(root: Path, split: str) -> People:
         FileNotFoundError: If there are no annotations, or no folder of images.
         ValueError: If the file is not in COCO's keypoints layout, or nobody in it has a labelled keypoint.
     """
-    file = find_coco(root, split)
-    found = read_coco_annotations(file)
+    return coco_people(read_coco_annotations(find_coco(root, split)), root, split)
+
+
+def coco_people(found: CocoAnnotations, root: Path, split: str) -> People:
+    """What ``read_coco`` gives, of annotations that are read already; raises as it does."""
     people = found.people
     if not people:
         category = found.category["id"]
         others = "" if category in found.category_ids else ", ".join(sorted(map(repr, found.category_ids)))
         hint = f"; the category with keypoints is {category!r}, the annotations are of {others}" if others else ""
-        raise ValueError(f"{file} holds nobody with a labelled keypoint{hint}.")
+        raise ValueError(f"{found.file} holds nobody with a labelled keypoint{hint}.")
     names = [Path(found.images[person.image_id]) for person in people]
     folder = _image_folder(root, split, names[0])
     triples = torch.from_numpy(np.stack([person.keypoints for person in people]))
