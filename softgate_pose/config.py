@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 
 _LARGEST = {"num_stacks": 64, "width": 4096, "depth": 8, "in_chans": 1024}
 _LARGEST_SIDE = 65536
-_LARGEST_NUMBER = 1e6  # of mean, std, sigma and alpha_init: far beyond use, and safe to square
+_LARGEST_NUMBER = 1e6  # of sigma and alpha_init: far beyond use, and safe to square
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,11 @@ class PoseConfig:
                 raise ValueError(f"{key} must be a tuple of finite numbers, got {_short(value)}.")
             if len(value) != self.in_chans:
                 raise ValueError(f"{key} needs one value for each of the {self.in_chans} in_chans, got {value!r}.")
-        if any(v <= 0 for v in self.std):
-            raise ValueError(f"std must be above 0, got {self.std!r}.")
+        if not all(0 <= v <= 1 for v in self.mean) or not all(0 < v <= 1 for v in self.std):
+            raise ValueError(
+                f"mean and std are of colours from 0 to 1, and std is above 0; got mean {self.mean!r} and "
+                f"std {self.std!r}. Divide what was computed from colours up to 255 by 255."
+            )
         if not isinstance(self.input_size, tuple) or len(self.input_size) != 2:
             raise ValueError(f"input_size must be (height, width), got {self.input_size!r}.")
         self.check_size(*self.input_size)

@@ -399,7 +399,10 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     assert [row["flip_test"] for row in training["metrics"]] == [False, True]
     assert training["baseline"][0]["people"] == 6
     for how, row in zip(("without flip test", "with flip test"), training["metrics"], strict=True):
-        assert f"lsp train, PCK@0.2 of 6 people, {how}:\n  head {row['head']:.1f}  " in result.output
+        assert (
+            f"lsp train (4 of 6 people trained on), PCK@0.2 of 6 people, {how}:\n  head {row['head']:.1f}  "
+            in result.output
+        )
     assert f"the mean training pose:\n  head {training['baseline'][0]['head']:.1f}  " in result.output
 
     name = f"local-dir:{out / 'model'}"

@@ -762,6 +762,14 @@ def test_keypoints_outside_their_boxes_are_told_before_training(tmp_path, caplog
     assert "Nobody has right_ear, tail, belly labelled" in caplog.text
 
 
+def test_a_file_in_the_models_place_is_told_before_training(lsp_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").write_text("mine")
+    with pytest.raises(ValueError, match="model is a file, and the model is to be saved in a folder of that name"):
+        train_and_save(SoftGatePose(CONFIG), [f"lsp:{lsp_folder[0]}:train"], tmp_path / "run", recipe=RECIPE)
+    assert (tmp_path / "run" / "model").read_text() == "mine"
+
+
 def test_nobody_labelled_is_said_so(mpii_folder, tmp_path):
     file = mpii_folder / "annot" / "train.json"
     rows = json.loads((mpii_folder / "annot" / "valid.json").read_text())

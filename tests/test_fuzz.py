@@ -99,8 +99,8 @@ def configs(draw):
         skip=draw(st.sampled_from(["block", "conv"])),
         skeleton=draw(skeletons()),
         input_size=(draw(sides), draw(sides)),
-        mean=tuple(draw(numbers) for _ in range(in_chans)),
-        std=tuple(draw(st.floats(1e-6, 1e6)) for _ in range(in_chans)),
+        mean=tuple(draw(st.floats(0, 1)) for _ in range(in_chans)),
+        std=tuple(draw(st.floats(1e-6, 1)) for _ in range(in_chans)),
         heatmap=draw(st.sampled_from(["softmax", "gaussian"])),
         sigma=draw(st.floats(1e-3, 1e6)),
     )

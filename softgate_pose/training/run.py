@@ -74,8 +74,12 @@ def train_and_save(
         {source: _of_model(read_people(source), model, source) for source in sources}, hold_out, recipe.seed
     )
     tested = {source: _testable(read_people(source), model, source) for source in tests}
+    saved = folder / "model"
+    if saved.exists() and not saved.is_dir():
+        raise ValueError(f"{saved} is a file, and the model is to be saved in a folder of that name; move the file.")
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
+    named_tests = [(_test_name(source, people, training_people), people) for source, people in tested.items()]
     known = training_people.labelled.any(dim=0).tolist()
     unlabelled = [name for name, is_known in zip(model.config.skeleton.keypoints, known, strict=True) if not is_known]
     if unlabelled and teacher is None:
@@ -111,10 +115,10 @@ def train_and_save(
         if dtype == torch.float32:
             logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
         trained.to(dtype).float()  # what is measured is what is saved
-        training |= _measure(trained, tested, training_people, report_test or (lambda row: None))
-        save_pretrained(trained, folder / "model", training=training, dtype=dtype)
+        training |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
+        save_pretrained(trained, saved, training=training, dtype=dtype)
     _wait_for_everyone()
-    return folder / "model"
+    return saved
 
 
 def is_main_process() -> bool:
@@ -176,25 +180,36 @@ def _testable(people: People, model: SoftGatePose, source: str) -> People:
     return people
 
 
+def _test_name(source: str, people: People, training_people: People) -> str:
+    """What the card calls a test; it tells of people that the model is trained on."""
+    trained_on = {image.resolve() for image in training_people.images}
+    count = sum(image.resolve() in trained_on for image in people.images)
+    if not count:
+        return _label(source)
+    told = f"{count} of {len(people)} people trained on"
+    logger.warning("--test %s: %s; its figures will not say how the model does on others.", source, told)
+    return f"{_label(source)} ({told})"
+
+
 def _measure(
     model: SoftGatePose,
-    tested: Mapping[str, People],
+    tested: Sequence[tuple[str, People]],
     training_people: People,
     report: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, list[dict[str, Any]]]:
-    """The tables of each test: the model's with and without flip test, and the mean pose's."""
+    """The tables of each test, by its name: the model's with and without flip test, and the mean pose's."""
     tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "baseline": []}
 
     def add(table: str, row: dict[str, Any]) -> None:
         tables[table].append(row)
         report(row)
 
-    for source, people in tested.items():
+    for name, people in tested:
         for flip_test in (False, True):
             result = evaluation.evaluate(model, people, flip_test=flip_test, progress=True)
-            add("metrics", {"data": _label(source), "flip_test": flip_test, **result.to_dict()})
+            add("metrics", {"data": name, "flip_test": flip_test, **result.to_dict()})
         mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        add("baseline", {"data": _label(source), **evaluation.score_keypoints(mean_pose, people).to_dict()})
+        add("baseline", {"data": name, **evaluation.score_keypoints(mean_pose, people).to_dict()})
     return tables
 
 
