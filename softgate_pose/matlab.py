@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["load_matlab"]
 
@@ -102,6 +102,28 @@ def _variables(file: bytes, pair: struct.Struct) -> Iterator[bytes]:
         at = end
 
 
+class _Part(NamedTuple):
+    """A piece of a variable: its kind of data, where they begin and end, and where the next part begins."""
+
+    kind: int
+    start: int
+    end: int
+    following: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+class _Head(NamedTuple):
+    """What an array begins with: its flags, its number of elements, its name, and where its data begin."""
+
+    flags: int
+    elements: int
+    name: bytes
+    following: int
+
+
 class _Checker:
     """Checks that the lengths, counts and types in one variable's bytes agree.
 
@@ -115,15 +137,13 @@ class _Checker:
 
     def name(self) -> bytes:
         """The variable's name."""
-        _, _, start, size, _ = self._head(8, len(self.data))
-        return self.data[start : start + size]
+        return self._head(8, len(self.data)).name
 
     def check(self) -> None:
         """Raise ValueError unless everything in the variable is as it is said to be."""
         self._check(0, len(self.data), 0)
 
-    def _part(self, at: int, end: int) -> tuple[int, int, int, int]:
-        """Kind of data, where they begin, their size, and where the next part begins."""
+    def _part(self, at: int, end: int) -> _Part:
         if at + 8 > end:
             raise ValueError("a part is missing")
         kind, size = self.pair.unpack_from(self.data, at)
@@ -136,65 +156,64 @@ class _Checker:
             following = start + (size + 7) // 8 * 8
         if following > end:
             raise ValueError("a part reaches past the end")
-        return kind, start, size, following
+        return _Part(kind, start, start + size, following)
 
-    def _head(self, at: int, end: int) -> tuple[int, int, int, int, int]:
-        """An array's flags, how many elements it has, where its name begins, the name's size, and what follows."""
-        kind, start, size, at = self._part(at, end)
-        if (kind, size) != (_UINT32, 8):
+    def _head(self, at: int, end: int) -> _Head:
+        flags = self._part(at, end)
+        if (flags.kind, flags.size) != (_UINT32, 8):
             raise ValueError("an array has no flags")
-        flags, _ = self.pair.unpack_from(self.data, start)
-        kind, start, size, at = self._part(at, end)
-        if kind != _INT32 or size % 4 or not 8 <= size <= 128:
+        shape = self._part(flags.following, end)
+        if shape.kind != _INT32 or shape.size % 4 or not 8 <= shape.size <= 128:
             raise ValueError("an array has no shape")
-        dims = struct.unpack_from(f"{self.order}{size // 4}i", self.data, start)
+        dims = struct.unpack_from(f"{self.order}{shape.size // 4}i", self.data, shape.start)
         if min(dims) < 0:
             raise ValueError(f"an array has the shape {dims}")
-        kind, start, size, at = self._part(at, end)
-        if kind not in (_INT8, _UTF8):
+        name = self._part(shape.following, end)
+        if name.kind not in (_INT8, _UTF8):
             raise ValueError("an array has no name")
-        return flags, math.prod(dims), start, size, at
+        (value, _) = self.pair.unpack_from(self.data, flags.start)
+        return _Head(value, math.prod(dims), self.data[name.start : name.end], name.following)
 
     def _check(self, at: int, end: int, depth: int) -> int:
         """Check the array that begins here, and all in it; where the next begins."""
-        kind, start, size, following = self._part(at, end)
-        if kind != _MATRIX or depth > _DEEPEST:
-            raise ValueError("it is not an array" if kind != _MATRIX else f"it is deeper than {_DEEPEST} arrays")
-        if not size:  # an empty one, as MATLAB leaves fields that were never set
-            return following
-        end = start + size
-        flags, count, _, _, at = self._head(start, end)
-        kind = flags & 0xFF
-        if kind in _NUMERIC or kind == _CHAR:
-            for _ in range(2 if flags & _COMPLEX else 1):  # real, imaginary
-                data, _, size, at = self._part(at, end)
-                if kind == _CHAR:  # a character may have several bytes
-                    fits = data in _CHARACTERS and size >= count
+        array = self._part(at, end)
+        if array.kind != _MATRIX or depth > _DEEPEST:
+            raise ValueError("it is not an array" if array.kind != _MATRIX else f"it is deeper than {_DEEPEST} arrays")
+        if not array.size:  # an empty one, as MATLAB leaves fields that were never set
+            return array.following
+        head = self._head(array.start, array.end)
+        array_class, count, at = head.flags & 0xFF, head.elements, head.following
+        if array_class in _NUMERIC or array_class == _CHAR:
+            for _ in range(2 if head.flags & _COMPLEX else 1):  # real, imaginary
+                data = self._part(at, array.end)
+                if array_class == _CHAR:  # a character may have several bytes
+                    fits = data.kind in _CHARACTERS and data.size >= count
                 else:
-                    fits = data in _NUMBERS and size == count * _NUMBERS[data]
+                    fits = data.kind in _NUMBERS and data.size == count * _NUMBERS[data.kind]
                 if not fits:
-                    raise ValueError(f"an array of {count} elements has {size} bytes of kind {data}")
-            return following
-        if kind == _STRUCT:
-            count *= self._fields(at, end, count)
-            for _ in range(2):
-                *_, at = self._part(at, end)
-        elif kind != _CELL:
-            raise ValueError(f"it has an array of class {kind}, expected numbers, strings, cells and structs")
-        if count * 8 > end - at:
-            raise ValueError(f"{count} elements are said to be in {end - at} bytes")
+                    raise ValueError(f"an array of {count} elements has {data.size} bytes of kind {data.kind}")
+                at = data.following
+            return array.following
+        if array_class == _STRUCT:
+            fields, at = self._fields(at, array.end, count)
+            count *= fields
+        elif array_class != _CELL:
+            raise ValueError(f"it has an array of class {array_class}, expected numbers, strings, cells and structs")
+        if count * 8 > array.end - at:
+            raise ValueError(f"{count} elements are said to be in {array.end - at} bytes")
         for _ in range(count):
-            at = self._check(at, end, depth + 1)
-        return following
+            at = self._check(at, array.end, depth + 1)
+        return array.following
 
-    def _fields(self, at: int, end: int, count: int) -> int:
-        """How many fields each struct of an array has."""
-        kind, start, size, at = self._part(at, end)
-        (length,) = struct.unpack_from(f"{self.order}i", self.data, start)
-        if (kind, size) != (_INT32, 4) or not 1 <= length <= 1024:
+    def _fields(self, at: int, end: int, count: int) -> tuple[int, int]:
+        """How many fields each struct of an array has, and where their values begin."""
+        length_part = self._part(at, end)
+        (length,) = struct.unpack_from(f"{self.order}i", self.data, length_part.start)
+        if (length_part.kind, length_part.size) != (_INT32, 4) or not 1 <= length <= 1024:
             raise ValueError("a struct has fields without names")
-        kind, start, size, at = self._part(at, end)
-        names = [self.data[i : i + length] for i in range(start, start + size, length)]
-        if kind != _INT8 or size % length or any(b"\0" not in name for name in names) or not (names or count <= 1):
+        listed = self._part(length_part.following, end)
+        names = [self.data[i : i + length] for i in range(listed.start, listed.end, length)]
+        whole = listed.kind == _INT8 and listed.size % length == 0 and all(b"\0" in name for name in names)
+        if not whole or not (names or count <= 1):
             raise ValueError("a struct has fields without names")
-        return len(names)
+        return len(names), listed.following
