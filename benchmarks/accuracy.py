@@ -10,10 +10,9 @@ from benchmarks.contestants import Setting
 from benchmarks.report import Table
 from softgate_pose import create_model, deploy
 from softgate_pose.evaluation import evaluate
-from softgate_pose.export import export_model, load_onnx
+from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.model.network import PoseModel
 from softgate_pose.people import People
-from softgate_pose.prediction import calibration_images
 
 __all__ = ["accuracy_table"]
 

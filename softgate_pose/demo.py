@@ -92,9 +92,8 @@ def person_heatmaps(
     pixels = load_image(photo, config.in_chans)
     height, width = pixels.shape[1:]
     _, matrices = crop_matrices(boxes, (height, width), config)
-    parameter = next(model.parameters())
-    crops = geometry.crop(pixels.to(parameter.device), matrices, config.input_size)
-    heatmaps = infer_heatmaps(model, normalize(crops, config).to(parameter.dtype), flip_test=flip_test).float().cpu()
+    crops = geometry.crop(pixels.to(model.device), matrices, config.input_size)
+    heatmaps = infer_heatmaps(model, normalize(crops, config).to(model.dtype), flip_test=flip_test).float().cpu()
     return heatmaps, geometry.compose(geometry.invert(matrices), geometry.resize_map(STRIDE))
 
 

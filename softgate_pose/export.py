@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from softgate_pose.config import PoseConfig
+from softgate_pose.images import normalize
 from softgate_pose.model.network import PoseModel
+from softgate_pose.people import People
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import decode_crops
+from softgate_pose.prediction import crop_people, decode_crops
 from softgate_pose.writing import written_whole
 
-__all__ = ["OnnxPose", "export_model", "load_onnx"]
+__all__ = ["OnnxPose", "calibration_images", "export_model", "load_onnx"]
 
 _CONFIG_KEY = "softgate_pose.config"
 _INSTALL = "pip install 'softgate-pose[export]'"
+
+_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
 
 
 class _Decoded(nn.Module):
@@ -109,6 +113,13 @@ def export_model(
     return file
 
 
+def calibration_images(people: People, config: PoseConfig) -> Tensor:
+    """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
+    step = max(1, len(people) // _CALIBRATION_IMAGES)
+    crops, _ = crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config)
+    return normalize(crops, config)
+
+
 def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str]) -> Any:
     try:
         import onnxscript  # noqa: F401
@@ -187,8 +198,14 @@ class OnnxPose(PoseModel):
         outputs = [output.name for output in self.session.get_outputs()]
         if outputs != ["heatmaps"]:
             raise ValueError(f"{file} gives {' and '.join(outputs)}; export it without --decode to predict with it.")
-        # predict asks a model's parameters where it runs, and in what precision
-        self.placeholder = nn.Parameter(torch.zeros(0), requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
 
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps (B, K, H / 4, W / 4) of images (B, C, H, W) of the config's input size."""

@@ -26,7 +26,6 @@ from softgate_pose.pose.skeleton import Skeleton
 __all__ = [
     "BOX_SCALE",
     "Poses",
-    "calibration_images",
     "crop_matrices",
     "crop_people",
     "decode_crops",
@@ -40,8 +39,6 @@ BOX_SCALE = 1.25
 """Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
 _LARGEST_BOX = 100  # times the image
-
-_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +136,10 @@ def predict(
     _check_batch_size(batch_size)
     if not 0 < box_scale < math.inf:
         raise ValueError(f"box_scale must be a number above 0, got {box_scale}.")
-    config, device = model.config, next(model.parameters()).device
+    config, device = model.config, model.device
     pixels = load_image(image, config.in_chans)
     height, width = pixels.shape[1:]
-    people, matrices = crop_matrices(boxes, (height, width), config, box_scale=box_scale)
+    cropped, matrices = crop_matrices(boxes, (height, width), config, box_scale=box_scale)
     pixels = pixels.to(device)
     keypoints, scores = [], []
     for chunk in torch.split(matrices, batch_size):
@@ -150,7 +147,7 @@ def predict(
         points, peaks = predict_crops(model, crops, flip_test=flip_test, decode=decode)
         keypoints.append(geometry.transform_points(geometry.invert(chunk), points.cpu()))
         scores.append(peaks.cpu())
-    return Poses(torch.cat(keypoints), torch.cat(scores), people.float(), config.skeleton)
+    return Poses(torch.cat(keypoints), torch.cat(scores), cropped.float(), config.skeleton)
 
 
 def predict_people(
@@ -180,7 +177,7 @@ def predict_people(
             ``batch_size`` is below 1.
     """
     _check_batch_size(batch_size)
-    config, device = model.config, next(model.parameters()).device
+    config, device = model.config, model.device
     require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
     keypoints = [torch.zeros(0, config.num_keypoints, 2, device="cpu")]
     scores = [keypoints[0][..., 0]]
@@ -200,7 +197,7 @@ def crop_matrices(
     *,
     box_scale: float = BOX_SCALE,
 ) -> tuple[Tensor, Tensor]:
-    """The people in an image, and how the network's crops of them are cut.
+    """The checked boxes of people in an image, and how the network's crops around them are cut.
 
     Args:
         boxes: As for ``predict``.
@@ -209,17 +206,17 @@ def crop_matrices(
         box_scale: As for ``predict``.
 
     Returns:
-        Their boxes (N, 4), float64, and the maps (N, 2, 3) from image pixels to crop pixels.
+        The boxes (N, 4), float64, and the maps (N, 2, 3) from image pixels to crop pixels.
 
     Raises:
         ValueError: As ``predict``, for boxes.
     """
     if boxes is None:
-        people, box_scale = geometry.as_boxes([geometry.image_box(*image_size)]), 1.0
+        checked, box_scale = geometry.as_boxes([geometry.image_box(*image_size)]), 1.0
     else:
-        people = geometry.as_boxes(boxes)
-        _check_boxes(people, *image_size)
-    return people, geometry.box_to_crop(people, config.input_size, box_scale)
+        checked = geometry.as_boxes(boxes)
+        _check_boxes(checked, *image_size)
+    return checked, geometry.box_to_crop(checked, config.input_size, box_scale)
 
 
 def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> tuple[Tensor, Tensor]:
@@ -237,13 +234,6 @@ def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> t
     return torch.cat(crops), matrices
 
 
-def calibration_images(people: People, config: PoseConfig) -> Tensor:
-    """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
-    step = max(1, len(people) // _CALIBRATION_IMAGES)
-    crops, _ = crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config)
-    return normalize(crops, config)
-
-
 def predict_crops(
     model: PoseModel, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
 ) -> tuple[Tensor, Tensor]:
@@ -258,7 +248,7 @@ def predict_crops(
     Returns:
         Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1.
     """
-    images = normalize(crops, model.config).to(next(model.parameters()).dtype)
+    images = normalize(crops, model.config).to(model.dtype)
     return decode_crops(infer_heatmaps(model, images, flip_test=flip_test), decode)
 
 
@@ -292,18 +282,18 @@ _evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode from the first of several threads' calls to the last, and then what was before."""
     with _switching:
-        count, training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
-        _evaluated[model] = count + 1, training
+        count, in_training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
+        _evaluated[model] = count + 1, in_training
         model.eval()
     try:
         yield
     finally:
         with _switching:
-            count, training = _evaluated.pop(model)
+            count, in_training = _evaluated.pop(model)
             if count > 1:
-                _evaluated[model] = count - 1, training
+                _evaluated[model] = count - 1, in_training
             else:
-                for module in training:
+                for module in in_training:
                     module.training = True
 
 
@@ -316,26 +306,21 @@ def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
     x0, y0, x1, y1 = geometry.image_box(height, width)
     # by half a pixel more, since many detectors' boxes reach from 0 to the width
     outside = (boxes[:, 2] <= x0) | (boxes[:, 3] <= y0) | (boxes[:, 0] >= x1 + 0.5) | (boxes[:, 1] >= y1 + 0.5)
-    if outside.any():
-        first = int(outside.nonzero()[0])
-        raise ValueError(
-            f"Box {first} lies outside the image of {width} × {height} pixels: {boxes[first].tolist()}. "
-            "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
-        )
     sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
-    if (sides <= 1).any():
-        first = int((sides <= 1).nonzero()[0])
-        raise ValueError(
-            f"Box {first} is at most a pixel wide and high: {boxes[first].tolist()}. Boxes are in pixels; multiply "
-            f"those that go from 0 to 1 by the image's width and height, {width} and {height}."
-        )
-    large = sides > _LARGEST_BOX * max(height, width)
-    if large.any():
-        first = int(large.nonzero()[0])
-        raise ValueError(
-            f"Box {first} is more than {_LARGEST_BOX} times as large as the image of {width} × {height} pixels: "
-            f"{boxes[first].tolist()}. Boxes are (x0, y0, x1, y1) in pixels of the upright image."
-        )
+    image = f"the image of {width} × {height} pixels"
+    layout = "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
+    rescale = (
+        "Boxes are in pixels; multiply those that go from 0 to 1 by the image's width and height, "
+        f"{width} and {height}."
+    )
+    for bad, problem, remedy in (
+        (outside, f"lies outside {image}", layout),
+        (sides <= 1, "is at most a pixel wide and high", rescale),
+        (sides > _LARGEST_BOX * max(height, width), f"is more than {_LARGEST_BOX} times as large as {image}", layout),
+    ):
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise ValueError(f"Box {first} {problem}: {boxes[first].tolist()}. {remedy}")
 
 
 def _rounded(values: Tensor, digits: int = 2) -> list[float]:

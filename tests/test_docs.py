@@ -23,7 +23,7 @@ from softgate_pose import zoo
 from softgate_pose.card import commands
 from softgate_pose.cli import _parse_settings, main
 from softgate_pose.readers import parse_source, read_people
-from softgate_pose.training.recipe import get_recipe
+from softgate_pose.training.recipe import get_preset
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -120,7 +120,7 @@ def check_softgate_pose(arguments):
         if model is not None and model.startswith("sgpose_"):
             assert zoo.get_pretrained(model) if "." in model else zoo.get_entry(model)
     if "recipe_name" in given:
-        assert get_recipe(given["recipe_name"]).change(_parse_settings(given["settings"]))
+        assert get_preset(given["recipe_name"]).change(_parse_settings(given["settings"]))
     data = given.get("data") or ()
     for source in (data,) if isinstance(data, str) else data:
         assert parse_source(source)
@@ -300,13 +300,13 @@ INTERNAL = {
     "folder",
     "hub",
     "matlab",
-    "model.hourglass.Merge",
+    "model.hourglass.MergeBlock",
     "model.hourglass.gated_block",
     "readers.fields",
     "training.crops",
     "training.state",
     "training.watch",
-    "weights.check_config",
+    "weights.check_shapes_fit_config",
     "writing",
 }
 """Modules and names that the rest of the package uses, and users need not."""

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from softgate_pose import LSP, Poses, predict, prediction
+from softgate_pose.model.network import PoseModel
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
 from softgate_pose.prediction import decode_crops, infer_heatmaps, predict_crops
 
 
-class Oracle(torch.nn.Module):
+class Oracle(PoseModel):
     """Stands in for a network: finds a coloured dot in the crop, and puts every keypoint there.
 
     Its heatmaps are Gaussians round the dot's centre of mass, so predictions must come back, through

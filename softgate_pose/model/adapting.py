@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.network import SoftGatePose, compose_pointwise
+from softgate_pose.model.network import SoftGatePose
 
 __all__ = ["adapt_tensors"]
 
@@ -19,10 +19,11 @@ def adapt_tensors(
     """Weights of one skeleton and number of channels, made to fit a model of another.
 
     Heads, and the convolutions that hand heatmaps to the next stack, keep the channels of keypoints
-    that both skeletons name, whose heatmaps stay what they were: what a dropped keypoint's told the next
-    stack, the convolution of the features tells it. A new keypoint's head keeps the model's initial values,
-    and its heatmap is first ignored by the next stack. The stem's filters are summed for one input channel,
-    else repeated in turn and scaled, so that activations keep their size.
+    that both skeletons name, whose heatmaps stay what they were: what the heatmap of a dropped keypoint
+    contributed to the next stack is folded into the convolution that passes the features on. A new keypoint's
+    head keeps the model's initial values, and the next stack ignores its heatmap until training changes that.
+    The stem's filters are summed for one input channel, else repeated in turn and scaled, so that activations
+    keep their size.
 
     Args:
         tensors: Weights of a network of the config ``saved``.
@@ -80,9 +81,10 @@ def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: SoftGateP
 
 
 def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int]) -> None:
-    """Let the next stack hear through a stack's features what the heatmaps of dropped keypoints told it.
+    """Fold what the heatmaps of dropped keypoints contribute to the next stack into its feature convolution.
 
-    Between the two lies a head's 1×1 convolution alone, so that both ways are linear maps of the features.
+    A head and the convolution that hands its heatmaps on are both 1×1, so the contribution is a linear map of
+    the features: two 1×1 convolutions in a row are one matrix product.
     """
     width, num_keypoints = saved.width, saved.num_keypoints
     for stack in range(saved.num_stacks - 1):
@@ -99,10 +101,10 @@ def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int
             continue  # does not fit its own config: load_tensors says so
         join = tensors[heatmap_join].double()[:, dropped].flatten(1)  # (N, dropped)
         weight = tensors[f"{head}.weight"].double()[dropped].flatten(1)  # (dropped, N)
-        told_weight, told_bias = compose_pointwise(join, weight, tensors[f"{head}.bias"].double()[dropped])
-        for key, more in ((f"{feature_join}.weight", told_weight), (f"{feature_join}.bias", told_bias)):
+        bias = tensors[f"{head}.bias"].double()[dropped]
+        for key, extra in ((f"{feature_join}.weight", join @ weight), (f"{feature_join}.bias", join @ bias)):
             own = tensors[key]
-            tensors[key] = (own.double() + more.view_as(own)).to(own.dtype)
+            tensors[key] = (own.double() + extra.view_as(own)).to(own.dtype)
 
 
 def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.blocks import SoftGatedBlock
-from softgate_pose.model.hourglass import Merge
-from softgate_pose.model.network import PoseModel, SoftGatePose, compose_pointwise
+from softgate_pose.model.hourglass import MergeBlock
+from softgate_pose.model.network import PoseModel, SoftGatePose
 
 __all__ = ["DeployedPose", "deploy"]
 
@@ -71,7 +71,7 @@ class DeployedPose(PoseModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps (B, K, H / 4, W / 4) of normalised images (B, C, H, W), as the model itself gives them."""
-        self._check(images)
+        self._check_images(images)
         x = self.stem(images)
         for i, join in enumerate(self.joins):
             x = x + join(self.necks[i](self.hourglasses[i](x)))
@@ -147,7 +147,7 @@ class _ConcatMerge(nn.Module):
 def _with_fast_blocks(module: nn.Module) -> nn.Module:
     """Change a module's blocks and merges, in place."""
     for name, child in module.named_children():
-        if isinstance(child, Merge) and not child.sums:
+        if isinstance(child, MergeBlock) and not child.sums:
             setattr(module, name, _ConcatMerge(child.block))
         elif isinstance(child, SoftGatedBlock):
             setattr(module, name, _Block(child))
@@ -173,10 +173,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def _fold_join(feature_join: nn.Conv2d, heatmap_join: nn.Conv2d, head: nn.Conv2d) -> nn.Conv2d:
     """``feature_join(x) + heatmap_join(head(x))`` as one 1×1 convolution."""
-    join, inner = (conv.weight.detach().double().flatten(1) for conv in (heatmap_join, head))  # (N, K), (K, N)
-    through, told = compose_pointwise(join, inner, _bias(head))
-    weight = feature_join.weight.detach().double() + through[..., None, None]
-    bias = _bias(feature_join) + _bias(heatmap_join) + told
+    # two 1×1 convolutions in a row are one matrix product, (N, K) @ (K, N)
+    join, inner = (conv.weight.detach().double().flatten(1) for conv in (heatmap_join, head))
+    weight = feature_join.weight.detach().double() + (join @ inner)[..., None, None]
+    bias = _bias(feature_join) + _bias(heatmap_join) + join @ _bias(head)
     return _filled(nn.Conv2d(head.in_channels, len(bias), 1), weight, bias, head.weight)
 
 

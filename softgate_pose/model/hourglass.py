@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.blocks import SoftGatedBlock
 
-__all__ = ["Hourglass", "Merge", "gated_block"]
+__all__ = ["Hourglass", "MergeBlock", "gated_block"]
 
 
 def gated_block(config: PoseConfig) -> SoftGatedBlock:
@@ -17,7 +17,7 @@ def gated_block(config: PoseConfig) -> SoftGatedBlock:
     return SoftGatedBlock(config.width, config.width, gate=config.gate, alpha_init=config.alpha_init)
 
 
-class Merge(nn.Module):
+class MergeBlock(nn.Module):
     """Doubles a decoder's features, joins them with its skip branch and applies the decoder's block.
 
     ``sum`` keeps the gate. A concatenation has 2N channels and so no identity path across it.
@@ -52,7 +52,7 @@ class Hourglass(nn.Module):
         self.skip = gated_block(config) if config.skip == "block" else nn.Conv2d(width, width, 1)
         self.down = gated_block(config)
         self.inner = Hourglass(config, depth - 1) if depth > 1 else gated_block(config)
-        self.merge = Merge(config)
+        self.merge = MergeBlock(config)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, h, w) -> (B, N, h, w)
         return self.levels(x)[0]

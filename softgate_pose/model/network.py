@@ -23,7 +23,17 @@ class PoseModel(nn.Module):
 
     config: PoseConfig
 
-    def _check(self, images: Tensor) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and the images must be."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights, and of the images."""
+        return next(self.parameters()).dtype
+
+    def _check_images(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != self.config.in_chans:
             raise ValueError(
                 f"{self.config.name} takes images of shape (B, {self.config.in_chans}, H, W), "
@@ -96,7 +106,7 @@ class SoftGatePose(PoseModel):
             ValueError: If ``images`` has another number of dimensions or channels, is not floating
                 point, or has a height or width that is not a multiple of ``config.size_multiple``.
         """
-        self._check(images)
+        self._check_images(images)
         x = self.stem(images)  # (B, N, h, w)
         outputs: list[Tensor] = []
         for i, (hourglass, neck, head) in enumerate(zip(self.hourglasses, self.necks, self.heads, strict=True)):
@@ -108,7 +118,7 @@ class SoftGatePose(PoseModel):
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The last hourglass as a pyramid: (B, N, H / 4, W / 4), then each level half as large, of images as above."""
-        self._check(images)
+        self._check_images(images)
         x = self.stem(images)
         *hourglasses, last = self.hourglasses
         for i, hourglass in enumerate(hourglasses):
@@ -125,19 +135,3 @@ class SoftGatePose(PoseModel):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "alpha"}
-
-
-def compose_pointwise(outer_weight: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """``outer(inner(x))`` of two 1×1 convolutions as one, but for the outer one's bias.
-
-    So what a stack's heatmaps tell the next stack is a linear map of its features.
-
-    Args:
-        outer_weight: (N, K).
-        weight: The inner one's, (K, C).
-        bias: The inner one's, (K,).
-
-    Returns:
-        Weight (N, C) and bias (N,).
-    """
-    return outer_weight @ weight, outer_weight @ bias

@@ -16,12 +16,11 @@ __all__ = ["grow"]
 def grow(model: SoftGatePose, smaller: SoftGatePose) -> None:
     """Make a new, larger network give the heatmaps of a smaller one, from which training then goes on.
 
-    Old channels keep their weights and read nothing of the new ones. New channels keep their initial weights:
-    they read all, and are unheard until training gives the zeros at their outlets a value. An added stack is a
-    copy of the smaller network's last, and first sees what that one sees. So nothing is lost, and all can change.
+    Old channels keep their weights, with zeros for inputs from new channels. New channels keep their initial
+    weights, but whatever reads them starts at zero, so they change nothing until training does. An added stack
+    is a copy of the smaller network's last, and at first gets the same input.
 
-    The idea is that of Chen et al., "Net2Net", ICLR 2016 (arXiv 1511.05641), who copy channels in place of
-    adding unheard ones.
+    The idea is that of Chen et al., "Net2Net", ICLR 2016 (arXiv 1511.05641), who copy channels instead.
 
     Args:
         model: The larger network, with its initial weights; changed in place.
@@ -70,7 +69,7 @@ def _check(config: PoseConfig, smaller: PoseConfig) -> None:
 
 
 def _source(key: str, num_stacks: int) -> str | None:
-    """Which weights of a network of ``num_stacks`` a tensor starts from; None for an added stack's inlet."""
+    """The tensor of a network of ``num_stacks`` that a tensor starts from; None for what feeds an added stack."""
     part, _, rest = key.partition(".")
     if part == "stem":
         return key

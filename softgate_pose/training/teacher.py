@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from softgate_pose.card import data_lines
+from softgate_pose.card import TrainingRecord, data_lines
 from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import SoftGatePose
@@ -44,7 +43,7 @@ class Teacher:
     model: SoftGatePose
     share: float = 0.5
     name: str | None = None
-    training: Mapping[str, Any] | None = None
+    training: TrainingRecord | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, SoftGatePose):
@@ -59,12 +58,12 @@ class Teacher:
 
     def to_card(self) -> dict[str, Any]:
         """What the card of a model that it taught says of it."""
-        known = self.training or {}
+        known: TrainingRecord = self.training or {}
         return {
             "name": self.name or self.model.config.name,
             "weights": self.identity()["weights"],
             "share": self.share,
-            "data": [line.removeprefix("- ") for line in data_lines(known)],
+            "data": data_lines(known),
             "licence": known.get("licence"),
         }
 
@@ -110,8 +109,8 @@ class _SoftTargets(nn.Module):
     """
 
     order: Tensor
-    rows: Tensor
-    columns: Tensor
+    resample_rows: Tensor
+    resample_columns: Tensor
 
     def __init__(self, teacher: SoftGatePose, config: PoseConfig) -> None:
         super().__init__()
@@ -119,7 +118,9 @@ class _SoftTargets(nn.Module):
         self.network = deploy(teacher)
         self.register_buffer("order", torch.tensor(own.skeleton.indices(config.skeleton.keypoints)))
         self.as_is = (own.input_size, own.sigma) == (config.input_size, config.sigma)
-        for name, from_side, side in zip(("rows", "columns"), own.input_size, config.input_size, strict=True):
+        for name, from_side, side in zip(
+            ("resample_rows", "resample_columns"), own.input_size, config.input_size, strict=True
+        ):
             self.register_buffer(name, _spread(from_side // STRIDE, side // STRIDE, own.sigma, config.sigma))
         self.peak_scale = (config.sigma / own.sigma) ** 2  # a peak as wide as a label's gets a label's height, 1
 
@@ -136,11 +137,11 @@ class _SoftTargets(nn.Module):
         if self.as_is:
             return heatmaps
         with torch.autocast(images.device.type, enabled=False):
-            return self.rows @ heatmaps.float() @ self.columns.T * self.peak_scale
+            return self.resample_rows @ heatmaps.float() @ self.resample_columns.T * self.peak_scale
 
 
 def _spread(count: int, new_count: int, sigma: float, new_sigma: float) -> Tensor:
-    """(new_count, count): what each of so many pixels in a row gives to those of a row of the same length.
+    """The matrix (new_count, count) that resamples a row of ``count`` pixels to ``new_count`` over the same length.
 
     A Gaussian of standard deviation ``sigma`` pixels becomes one of ``new_sigma`` new pixels, or, where it is
     too wide for that already, one that is as little wider as the gaps between its pixels allow.
