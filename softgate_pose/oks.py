@@ -180,7 +180,7 @@ def _evaluate(results: Sequence[CocoResult], annotations: CocoAnnotations, sigma
 
 
 def _truth(number: int, row: CocoAnnotation, category: Any) -> dict[str, Any]:
-    """An annotation for the evaluator, which takes an id of 0 for "not matched", and looks at no boxes' areas."""
+    """An annotation as pycocotools needs it: ids from 1, as 0 means "not matched", and an area always."""
     return {
         "id": number,
         "image_id": row.image_id,

@@ -118,7 +118,7 @@ def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: 
     if lacking:
         raise ValueError(
             f"{subject} does not predict {', '.join(lacking)}, which the data are scored on. "
-            f"It predicts {', '.join(predicted)}; score what was trained on the data's keypoints."
+            f"It predicts {', '.join(predicted)}; score a model that was trained on the data's keypoints."
         )
 
 

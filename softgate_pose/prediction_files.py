@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgate_pose.matlab import load_matlab
 from softgate_pose.people import People, Predictions, require_keypoints
 from softgate_pose.pose.skeleton import MPII
+from softgate_pose.readers.fields import matlab_array, read_json
 from softgate_pose.writing import written_whole
 
 __all__ = ["CocoResult", "read_predictions", "write_predictions"]
@@ -71,7 +71,7 @@ def read_predictions(file: Path, people: People) -> Predictions | list[CocoResul
     if file.suffix.lower() == ".mat":
         predictions = _read_mat(file)
     else:
-        data = _read_json(file)
+        data = read_json(file, allow_nan=False)
         if isinstance(data, list):
             return _coco_results(data, people.skeleton.keypoints, file)
         predictions = _own_layout(data, file)
@@ -85,12 +85,7 @@ def read_predictions(file: Path, people: People) -> Predictions | list[CocoResul
 
 
 def _read_mat(file: Path) -> Predictions:
-    found = np.asarray(load_matlab(file, "preds"))
-    if found.dtype.kind not in "biuf":
-        raise ValueError(f"{file}: expected numbers as preds, got {found.dtype}.")
-    points = found.astype(np.float64)
-    if points.ndim != 3 or points.shape[1:] != (len(MPII), 2):
-        raise ValueError(f"{file}: expected preds of shape (N, {len(MPII)}, 2), got {points.shape}.")
+    points = matlab_array(file, "preds", (None, len(MPII), 2))
     bad = np.argwhere(~(np.abs(points) < _LARGEST_NUMBER))
     if len(bad):
         raise ValueError(
@@ -98,16 +93,6 @@ def _read_mat(file: Path) -> Predictions:
             f"{MPII.keypoints[bad[0, 1]]}. JSON can say that a keypoint is missing."
         )
     return Predictions(MPII.keypoints, torch.from_numpy(points) - 1)
-
-
-def _read_json(file: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number in JSON; null says that a keypoint is missing")
-
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from None
 
 
 def _own_layout(data: Any, file: Path) -> Predictions:

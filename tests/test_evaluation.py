@@ -20,7 +20,7 @@ from softgate_pose.oks import coco_results, require_pycocotools, score_oks
 from softgate_pose.people import People, Predictions
 from softgate_pose.prediction import predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
-from softgate_pose.readers import coco_file, read_people
+from softgate_pose.readers import read_people, read_people_and_coco
 from softgate_pose.readers.coco import read_coco_annotations
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
@@ -216,8 +216,11 @@ def test_mpii_s_matlab_file_becomes_zero_based(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
-        ({"preds": np.zeros((2, 14, 2))}, r"expected preds of shape \(N, 16, 2\), got \(2, 14, 2\)"),
-        ({"preds": np.zeros((2, 16))}, r"got \(2, 16\)"),
+        (
+            {"preds": np.zeros((2, 14, 2))},
+            r"expected numbers of shape \(N, 16, 2\) in 'preds', got float64 \(2, 14, 2\)",
+        ),
+        ({"preds": np.zeros((2, 16))}, r"got float64 \(2, 16\)"),
         ({"pred": np.zeros((2, 16, 2))}, "no MATLAB variable 'preds' that can be read: it holds 'pred'"),
         ({"preds": np.full((2, 16, 2), np.nan)}, "expected finite pixels, got nan for person 0, right_ankle"),
         ({"preds": np.zeros((5, 16, 2))}, "predictions for 5 people, but the data have 2"),
@@ -321,7 +324,7 @@ def coco_source(folder, annotations, names=COCO.keypoints, images=4):
 
 
 def annotations_of(source):
-    return read_coco_annotations(coco_file(source))
+    return read_people_and_coco(source)[1]
 
 
 def points_17(seed=0, extent=60):
@@ -381,7 +384,7 @@ def test_average_precision_is_what_pycocotools_gives_for_the_file(tmp_path, caps
     found = score_oks(predictions, annotations)
     assert capsys.readouterr().out == ""
 
-    truth = pycocotools.coco.COCO(coco_file(source))
+    truth = pycocotools.coco.COCO(annotations.file)
     evaluator = COCOeval(truth, truth.loadRes(str(file)), "keypoints")
     evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
     assert list(found.table.values()) == pytest.approx([100 * value for value in evaluator.stats[:6]], abs=1e-9)

@@ -10,7 +10,7 @@ from softgate_pose.readers.coco import CocoAnnotations, coco_people, find_coco, 
 from softgate_pose.readers.lsp import read_lsp, read_lspet
 from softgate_pose.readers.mpii import read_mpii_json, read_mpii_mat
 
-__all__ = ["READERS", "annotation_files", "coco_file", "parse_source", "read_people", "read_people_and_coco"]
+__all__ = ["READERS", "annotation_files", "parse_source", "read_people", "read_people_and_coco"]
 
 READERS: dict[str, Callable[[Path, str], People]] = {
     "coco": read_coco,
@@ -56,12 +56,6 @@ def parse_source(source: str) -> tuple[str, Path, str]:
     if kind not in READERS or not folder or not split:
         raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(READERS)}; got {source!r}.")
     return kind, Path(folder), split
-
-
-def coco_file(source: str) -> Path | None:
-    """The annotations that ``read_people`` reads for ``coco:FOLDER:SPLIT``; None for other kinds of data."""
-    kind, folder, split = parse_source(source)
-    return find_coco(folder, split) if kind == "coco" else None
 
 
 def annotation_files(source: str) -> list[Path]:

@@ -21,12 +21,12 @@ from softgate_pose.readers.fields import (
     Floats,
     check_joints,
     describe_folder,
+    error_prefix,
     field,
     find_file,
     image_below,
     key_field,
     list_field,
-    naming,
     number_field,
     read_json,
 )
@@ -43,7 +43,7 @@ class CocoAnnotation:
         keypoints: (K, 3) as (x, y, visibility), in 0-based pixels; all 0 where not labelled.
         box: (4,) as (x, y, width, height); 0 where there is none.
         area: In square pixels; 0 where it is not known.
-        is_crowd: Whether it is of several that are not told apart.
+        is_crowd: Whether it marks a group whose people were not annotated one by one.
     """
 
     image_id: int | float | str | None
@@ -146,13 +146,13 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
     """
     layout = f"{file} is not in COCO's keypoints layout"
     data = read_json(file)
-    with naming(layout):
+    with error_prefix(layout):
         categories, images, rows = (list_field(data, name) for name in ("categories", "images", "annotations"))
         category, skeleton = _category(categories)
         files = _file_names(images)
     annotations, category_ids = [], set[Any]()
     for i, row in enumerate(rows):
-        with naming(f"{layout}: annotation [{i}]"):
+        with error_prefix(f"{layout}: annotation [{i}]"):
             category_ids.add(key_field(row, "category_id"))
             if row["category_id"] == category["id"]:
                 annotations.append(_annotation(row, skeleton, files))
@@ -196,7 +196,7 @@ def _category(categories: list[Any]) -> tuple[dict[str, Any], Skeleton]:
 
 
 def _annotation(row: dict[str, Any], skeleton: Skeleton, files: Mapping[Any, Any]) -> CocoAnnotation:
-    """An annotation, seen to be one that can be trained and scored on; what is null is as if it were not there."""
+    """An annotation, checked; a field that is null counts as missing."""
     image = None if row.get("image_id") is None else key_field(row, "image_id")
     keypoints, box, area = np.zeros((len(skeleton), 3)), np.zeros(4), 0.0
     if row.get("keypoints"):
@@ -237,7 +237,7 @@ def _is_crowd(row: dict[str, Any]) -> bool:
 
 
 def _image_folder(root: Path, split: str, image: Path) -> Path:
-    """Of ``root/split``, ``root/images`` and ``root``: the first that holds the image, else that there is."""
+    """The first of ``root/split``, ``root/images`` and ``root`` that holds the image; else a subfolder that exists."""
     folders = (root / split, root / "images", root)
     existing = [folder for folder in folders[:2] if folder.is_dir()]
     # not the path's own method, which raises on names that no file can have

@@ -1,6 +1,6 @@
 """What readers of annotations share: finding files, and fields that are checked as they are taken.
 
-Messages have no full stop and no file; ``naming`` adds both.
+Messages have no full stop and no file; ``error_prefix`` adds both.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = [
     "check_joints",
     "describe",
     "describe_folder",
+    "error_prefix",
     "field",
     "find_file",
     "image_below",
     "key_field",
     "list_field",
     "matlab_array",
-    "naming",
     "number_field",
     "read_json",
 ]
 
 FARTHEST = 1e6
-"""Pixels from the origin; no image is that large, and differences of what is within are exact enough."""
+"""The largest coordinate, in pixels. No image is that large, and differences below it are exact enough."""
 
 Floats = NDArray[np.float64]
 
@@ -77,10 +77,19 @@ def image_below(folder: Path, name: Any) -> Path:
     return folder / path
 
 
-def read_json(file: Path) -> Any:
-    """What a JSON file holds; the error names the file."""
+def read_json(file: Path, *, allow_nan: bool = True) -> Any:
+    """What a JSON file holds; the error names the file.
+
+    Args:
+        file: Of text in UTF-8.
+        allow_nan: Read NaN and Infinity, too, which Python and many tools write, and JSON does not have.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number in JSON; null says that a value is missing")
+
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=None if allow_nan else refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
@@ -88,6 +97,7 @@ def read_json(file: Path) -> Any:
 def matlab_array(file: Path, name: str, shape: tuple[int | None, ...]) -> Floats:
     """A numeric array of this shape, None for any size; the last axis is that of people."""
     array = np.asarray(load_matlab(file, name))
+    found = array.shape
     if array.ndim == len(shape) - 1:
         array = array[..., None]  # MATLAB drops a last axis of one person
     if not _fits(array.shape, shape) or array.dtype.kind not in "biuf":
@@ -97,7 +107,7 @@ def matlab_array(file: Path, name: str, shape: tuple[int | None, ...]) -> Floats
             if name == "joints" and sides != shape and _fits(array.shape, sides):
                 hint = f"; this looks like {other} (kind {kind})"
         raise ValueError(
-            f"{file}: expected numbers of shape ({expected}) in {name!r}, got {array.dtype} {array.shape}{hint}."
+            f"{file}: expected numbers of shape ({expected}) in {name!r}, got {array.dtype} {found}{hint}."
         )
     return array.astype(np.float64)
 
@@ -107,7 +117,7 @@ def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
+def error_prefix(place: str) -> Iterator[None]:
     """Put before the message of a ValueError what it is about."""
     try:
         yield

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softgate_pose.people import People
 from softgate_pose.pose.skeleton import LSP
-from softgate_pose.readers.fields import check_joints, find_file, matlab_array, naming
+from softgate_pose.readers.fields import check_joints, error_prefix, find_file, matlab_array
 
 __all__ = ["read_lsp", "read_lspet"]
 
@@ -50,7 +50,7 @@ def read_lspet(root: Path, split: str = "train") -> People:
 def _people_of_joints(file: Path, split: str, images: list[Path], points: Tensor, labelled: Tensor) -> People:
     """People with LSP's joints whose box is the square round the labelled ones."""
     for image, joints, known in zip(images, points.numpy(), labelled.numpy(), strict=True):
-        with naming(f"{file}: {image.name}"):
+        with error_prefix(f"{file}: {image.name}"):
             check_joints(joints, known, LSP)
     rows = labelled.any(dim=1).nonzero()[:, 0]
     if not len(rows):

@@ -18,11 +18,11 @@ from softgate_pose.readers.fields import (
     Floats,
     check_joints,
     describe,
+    error_prefix,
     field,
     find_file,
     image_below,
     matlab_array,
-    naming,
     number_field,
     read_json,
 )
@@ -92,7 +92,7 @@ def read_mpii_json(root: Path, split: str) -> People:
         raise ValueError(f"{file} is not in MPII's JSON layout: expected a list of people, got {describe(rows)}.")
     persons: list[_Person | None] = []
     for i, row in enumerate(rows):
-        with naming(f"{file} is not in MPII's JSON layout: person [{i}]"):
+        with error_prefix(f"{file} is not in MPII's JSON layout: person [{i}]"):
             persons.append(_json_person(row, root / "images"))
     matlab = file.with_name(f"gt_{split}.mat")
     if matlab.is_file() and any(person is not None and np.isnan(person.head_box).any() for person in persons):
@@ -155,7 +155,7 @@ def read_mpii_mat(root: Path, split: str = "train") -> People:
     persons = []
     for i, entry in _training_images(file):
         for j, rect in enumerate(_listed(_part(entry, "annorect"))):
-            with naming(f"{file} is not as MPII's release: annolist [{i}], annorect [{j}]"):
+            with error_prefix(f"{file} is not as MPII's release: annolist [{i}], annorect [{j}]"):
                 person = _mat_person(entry, rect, root / "images")
             if person is not None:
                 persons.append(person)
@@ -197,7 +197,7 @@ def _mat_person(entry: Any, rect: Any, folder: Path) -> _Person | None:
 
 
 def _part(struct: Any, name: str) -> Any:
-    """A field of a MATLAB struct; None for one that is empty or not there, or of no struct."""
+    """A field of a MATLAB struct; None if it is empty or missing, or if there is no struct."""
     value = struct.get(name) if isinstance(struct, dict) else None
     return None if isinstance(value, np.ndarray) and not value.size else value
 
