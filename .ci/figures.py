@@ -30,8 +30,8 @@ TOLERANCE = 0.2
 def main(data: Path | None, write: bool) -> int:
     tests = OURS if data is None else {**{name: text.format(data) for name, text in THEIRS.items()}, **OURS}
     differing = 0
-    for name in zoo.list_pretrained():
-        folder = zoo.get_pretrained(name).folder
+    for entry in zoo.pretrained_entries():
+        name, folder = entry.name, entry.folder
         if folder is None:
             continue
         training = json.loads((folder / zoo.TRAINING_FILE).read_text(encoding="utf-8"))

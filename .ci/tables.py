@@ -38,7 +38,7 @@ def models(file: Path) -> list[str]:
         "|---|---:|---:|---|---:|---:|---|",
     ]
     for name, entry in zoo.MODELS.items():
-        tags = ", ".join(f"`.{zoo.get_pretrained(full).tag}`" for full in zoo.list_pretrained(name))
+        tags = ", ".join(f"`.{weights.tag}`" for weights in zoo.pretrained_entries(name))
         rows.append(
             f"| [`{name}`]({_page(file, name)}) | {entry.params / 1e6:.2f} M | {entry.macs / 1e9:.2f} G "
             f"| {tags or 'none yet'} | {_millions(entry)} | {_billions(entry)} | {entry.paper_pckh or '–'} |"
@@ -53,10 +53,9 @@ def summary(file: Path) -> list[str]:
         "| weights | file, MB | px | MACs at that | " + " | ".join(columns) + " |",
         "|---|---:|---|---:|" + "---:|" * len(columns),
     ]
-    for full in (full for name in zoo.MODELS for full in zoo.list_pretrained(name)):
-        weights = zoo.get_pretrained(full)
+    for weights in (entry for name in zoo.MODELS for entry in zoo.pretrained_entries(name)):
         config = zoo.read_config(weights)
-        cells = [f"[`{full}`]({_page(file, weights.model)})", "–", _size(config), "–"]
+        cells = [f"[`{weights.name}`]({_page(file, weights.model)})", "–", _size(config), "–"]
         if weights.folder is not None and config is not None:
             height, width = config.input_size
             cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
@@ -82,11 +81,10 @@ def measured(file: Path, pattern: str = "*") -> list[str]:
         "| weights | people, protocol | flip test | " + " | ".join(PARTS) + " |",
         "|---|---|---|" + "---:|" * len(PARTS),
     ]
-    for i, full in enumerate(zoo.list_pretrained(pattern)):
-        weights = zoo.get_pretrained(full)
+    for i, weights in enumerate(zoo.pretrained_entries(pattern)):
         training, size = zoo.read_training(weights), _size(zoo.read_config(weights))
         baselines = training.get("baseline", ()) if i == 0 else ()
-        for label, found in ((f"`{full}`, {size} px", training.get("metrics", ())), (_MEAN_POSE, baselines)):
+        for label, found in ((f"`{weights.name}`, {size} px", training.get("metrics", ())), (_MEAN_POSE, baselines)):
             for row in found:
                 flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")
                 cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
@@ -100,7 +98,7 @@ _MEAN_POSE = "always the mean training pose"
 def card(file: Path) -> list[str]:
     """All that is known of one model, whose page this is."""
     name = file.stem
-    entry, published = zoo.get_entry(name), zoo.list_pretrained(name)
+    entry, published = zoo.get_entry(name), zoo.pretrained_entries(name)
     config = entry.config
     lines = [
         f"{config.num_stacks} hourglass{'es' if config.num_stacks > 1 else ''} of width {config.width} and depth "
@@ -122,26 +120,25 @@ def card(file: Path) -> list[str]:
         "",
         *(() if published else ("There are no weights of this model yet. [Training](../training.md) makes some.",)),
     ]
-    for full in published:
-        lines += _weights_card(file, full)
+    for weights in published:
+        lines += _weights_card(file, weights)
     return lines
 
 
-def _weights_card(file: Path, full: str) -> list[str]:
+def _weights_card(file: Path, weights: zoo.PretrainedEntry) -> list[str]:
     """One set of weights: what it takes, what it measures, how it came to be."""
-    weights = zoo.get_pretrained(full)
     config, training = zoo.read_config(weights), zoo.read_training(weights)
     where = "in the package" if weights.folder is not None else f"`hf-hub:{weights.repo}@{weights.revision}`"
-    lines = [f"## Weights `{full}`", "", "| | |", "|---|---|", f"| where | {where} |"]
+    lines = [f"## Weights `{weights.name}`", "", "| | |", "|---|---|", f"| where | {where} |"]
     if config is not None:
         skeleton = config.skeleton
         lines += [f"| input | {_size(config)} px |", f"| keypoints | {len(skeleton)} ({skeleton.name}) |"]
     lines += [f"| licence | {training.get('licence') or 'not stated'} |", f"| SHA-256 | `{weights.sha256}` |"]
     if training.get("metrics"):
         lines += ["", "Measured, in percent ([what the columns mean](../models.md#what-our-weights-measure)):", ""]
-        lines += measured(file, full)
+        lines += measured(file, weights.name)
     if data_lines(training):
-        lines += ["", "Trained on:", "", *data_lines(training)]
+        lines += ["", "Trained on:", "", *(f"- {line}" for line in data_lines(training))]
     if commands(training):
         lines += ["", "By:" if len(commands(training)) == 1 else "By, one after another:", ""]
         lines += ["```sh", *commands(training), "```"]

@@ -21,7 +21,7 @@ from softgate_pose.evaluation import evaluate
 from softgate_pose.people import People, concatenate
 from softgate_pose.readers import read_people
 from softgate_pose.training.loop import Engine, fit
-from softgate_pose.training.recipe import get_recipe
+from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.teacher import Teacher
 
 BASE = {"alpha_init": 0.0, "learning_rate": 1e-3, "rotation": 60.0}  # what the recipe `fast` was chosen from
@@ -68,7 +68,7 @@ def measure(
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
     done = folder / "result.json"
-    preset = get_recipe("fast").change({**BASE, **budget, **settings})
+    preset = get_preset("fast").change({**BASE, **budget, **settings})
     if done.exists():
         result = json.loads(done.read_text())
         if result.get("asked") != asked:

@@ -25,7 +25,7 @@ from softgate_pose.people import People
 from softgate_pose.pose.metrics import box_sizes
 from softgate_pose.prediction import predict_people
 from softgate_pose.readers import read_people
-from softgate_pose.training.crops import readable, some
+from softgate_pose.training.crops import first_few, readable
 from softgate_pose.writing import written_whole
 
 CONFIDENT = 0.3  # score
@@ -119,7 +119,7 @@ def main(source: str, out: Path, model_name: str, fill: bool, device: str) -> No
         raise click.UsageError(f"{out} must lie beside the images, as FOLDER/annotations/NAME.json.")
     people, problems = readable(people)
     if problems:
-        click.echo(f"Left out: {some(problems)}.", err=True)
+        click.echo(f"Left out: {first_few(problems)}.", err=True)
     model = deploy(create_model(model_name, pretrained=True, device=device, dtype=torch.bfloat16))
     predictions = predict_people(model, people, flip_test=True, progress=True)
     seen = predictions.select_keypoints(people.skeleton.keypoints)

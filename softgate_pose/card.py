@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from softgate_pose.config import PoseConfig
 
-__all__ = ["check_training", "commands", "data_lines", "model_card"]
+__all__ = ["TrainingRecord", "check_training", "commands", "data_lines", "model_card"]
 
 _PAPER = "https://arxiv.org/abs/2002.11098"
 
 
+class TrainingRecord(TypedDict, total=False):
+    """How weights came to be, as ``training.json`` holds it; a card says of what is missing that it is not stated.
+
+    Attributes:
+        data: A line for each data set.
+        held_out: Who was kept for validation.
+        licence: An SPDX name or another text.
+        command: The command line.
+        recipe: Of the run; any JSON.
+        metrics: Rows of what was measured: ``data``, ``protocol`` and figures by part.
+        baseline: The same of the mean training pose.
+        teacher: What ``Teacher.to_card`` gives.
+        before: The record of the run whose weights this one started from.
+    """
+
+    data: list[str]
+    held_out: str
+    licence: str | None
+    command: str | None
+    recipe: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    baseline: list[dict[str, Any]]
+    teacher: dict[str, Any]
+    before: TrainingRecord
+
+
 def model_card(
-    config: PoseConfig, training: Mapping[str, Any], source: str = "local-dir:FOLDER", sha256: str | None = None
+    config: PoseConfig, training: TrainingRecord, source: str = "local-dir:FOLDER", sha256: str | None = None
 ) -> str:
     """A Hub model card in Markdown.
 
     Args:
         config: The saved model's config.
-        training: ``data`` (a list of strings), ``held_out`` (a string), ``licence`` (an SPDX name or another
-            string), ``command`` (a string), ``recipe`` (any JSON), ``metrics`` and ``baseline`` (lists of rows, each
-            ``data``, ``protocol`` and figures by part; the baseline is the mean training pose's),
-            ``teacher`` (what ``Teacher.to_card`` gives), and ``before`` (the same of the run whose weights
-            this one started from). What is missing is said to be not stated.
+        training: How its weights came to be.
         source: The name under which ``create_model`` finds the model.
         sha256: The hash of ``model.safetensors``.
     """
@@ -63,7 +85,7 @@ def model_card(
         *([f"SHA-256 of `model.safetensors`: `{sha256}`", ""] if sha256 else []),
         "## Training data",
         "",
-        *(data_lines(training) or ["Not stated."]),
+        *([f"- {line}" for line in data_lines(training)] or ["Not stated."]),
         "",
         "## Measured",
         "",
@@ -82,11 +104,11 @@ def model_card(
     return "\n".join(lines)
 
 
-def check_training(training: Any, subject: str) -> None:
-    """Raise ValueError unless a card can be written from what is known of a run, and of those before it.
+def check_training(training: Any, subject: str) -> TrainingRecord:
+    """The same, seen to be a record from which a card can be written, as are those of the runs before it.
 
     Args:
-        training: As ``model_card`` takes it.
+        training: Anything, such as what a file holds.
         subject: What ``training`` is called in the message.
 
     Raises:
@@ -123,6 +145,7 @@ def check_training(training: Any, subject: str) -> None:
         check_training({"data": teacher["data"]}, f"{subject}['teacher']")
     if "before" in training:
         check_training(training["before"], f"{subject}['before']")
+    return cast("TrainingRecord", training)
 
 
 def _metrics_table(rows: Any) -> list[str]:
@@ -145,16 +168,16 @@ def _baseline(rows: Any) -> list[str]:
     ]
 
 
-def data_lines(training: Mapping[str, Any]) -> list[str]:
-    """The data of the run as a list, preceded by those of the run that it started from."""
+def data_lines(training: TrainingRecord) -> list[str]:
+    """The data of the run, a line each, preceded by those of the run that it started from."""
     before = data_lines(training["before"]) if "before" in training else []
     teacher = [_teacher(training["teacher"])] if "teacher" in training else []
-    held_out = [f"- held out for validation: {training['held_out']}"] if "held_out" in training else []
-    lines = [f"- {'then ' if before else ''}{data}" for data in training.get("data", ())] + teacher + held_out
+    held_out = [f"held out for validation: {training['held_out']}"] if "held_out" in training else []
+    lines = [f"{'then ' if before else ''}{data}" for data in training.get("data", ())] + teacher + held_out
     return [line for line in before if line not in lines] + lines
 
 
-def _inherited_licences(training: Mapping[str, Any]) -> list[str]:
+def _inherited_licences(training: TrainingRecord) -> list[str]:
     """The licences of the weights that these started from, where they are others."""
     *earlier, last = _runs(training)
     found = dict.fromkeys(run.get("licence") for run in reversed(earlier))
@@ -165,22 +188,22 @@ def _inherited_licences(training: Mapping[str, Any]) -> list[str]:
 def _teacher(teacher: Mapping[str, Any]) -> str:
     learned = "; ".join(teacher["data"]) or "what is not stated"
     return (
-        f"- taught by {teacher['name']} (weights {teacher['weights']}), whose share of a target is "
+        f"taught by {teacher['name']} (weights {teacher['weights']}), whose share of a target is "
         f"{teacher['share']:g}; it had learned from: {learned}; its licence: {teacher['licence'] or 'not stated'}"
     )
 
 
-def commands(training: Mapping[str, Any]) -> list[str]:
+def commands(training: TrainingRecord) -> list[str]:
     """The commands that made the weights, first to last."""
     return [str(run["command"]) for run in _runs(training) if run.get("command")]
 
 
-def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _runs(training: TrainingRecord) -> list[TrainingRecord]:
     """The run, preceded by those whose weights it started from, first to last."""
     return [*(_runs(training["before"]) if "before" in training else []), training]
 
 
-def _recipe(training: Mapping[str, Any]) -> list[str]:
+def _recipe(training: TrainingRecord) -> list[str]:
     lines = ["```sh", *commands(training), "```", ""] if commands(training) else []
     if "recipe" in training:
         lines += ["```json", json.dumps(training["recipe"], indent=2), "```"]

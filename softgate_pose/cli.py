@@ -20,20 +20,20 @@ from tqdm import tqdm
 
 from softgate_pose import __version__, demo, evaluation, folder, oks, publishing, zoo
 from softgate_pose.card import commands, data_lines
-from softgate_pose.export import export_model, load_onnx
+from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.factory import create_model, find_training
 from softgate_pose.model.deployed import deploy
 from softgate_pose.model.network import PoseModel, SoftGatePose
 from softgate_pose.people import People, Predictions, concatenate, missing_images
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import Poses, calibration_images, predict, predict_people
+from softgate_pose.prediction import Poses, predict, predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import annotation_files, read_people, read_people_and_coco
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
 from softgate_pose.training.growth import grow
 from softgate_pose.training.loop import Engine, Epoch
-from softgate_pose.training.recipe import get_recipe
+from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.run import is_main_process, train_and_save
 from softgate_pose.training.teacher import Teacher
 from softgate_pose.weights import file_digest, weights_digest
@@ -55,7 +55,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _named(option: str) -> Iterator[None]:
+def _error_prefix(option: str) -> Iterator[None]:
     """Say which option an error is about."""
     try:
         yield
@@ -117,7 +117,7 @@ def list_command(pattern: str) -> None:
     rows = []
     for name in names:
         entry = zoo.MODELS[name]
-        tags = [zoo.get_pretrained(full).tag for full in zoo.list_pretrained(name)]
+        tags = [weights.tag for weights in zoo.pretrained_entries(name)]
         rows.append(
             (
                 name,
@@ -156,7 +156,7 @@ def info_command(name: str) -> None:
     macs = "not given" if entry.paper_macs is None else f"{entry.paper_macs:g} G"
     click.echo(f"  MACs         {entry.macs:,} at 256x256 (paper: {macs})")
     click.echo(f"  paper PCKh   {entry.paper_pckh or 'not given'} (PCKh@0.5 on all of MPII, the paper's weights)")
-    published = [zoo.get_pretrained(name)] if dot else [zoo.get_pretrained(n) for n in zoo.list_pretrained(model)]
+    published = [zoo.get_pretrained(name)] if dot else zoo.pretrained_entries(model)
     if not published:
         click.echo("  weights      none published yet")
     for weights in published:
@@ -168,7 +168,7 @@ def info_command(name: str) -> None:
             click.echo(f"  input        {height}x{width} px, {config.num_keypoints} keypoints ({config.skeleton.name})")
         click.echo(f"  licence      {training.get('licence', 'not stated')}")
         for data in data_lines(training):
-            click.echo(f"  data         {data.removeprefix('- ')}")
+            click.echo(f"  data         {data}")
         for command in commands(training):
             click.echo(f"  made by      {command}")
         for row in training.get("metrics", ()):
@@ -214,7 +214,7 @@ def predict_command(
     boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
     weights = None
-    if out is not None:  # which alone says what it is of
+    if out is not None:  # only the part file records which weights made it
         weights = weights_digest(model) if isinstance(model, SoftGatePose) else file_digest(Path(name))
     if isinstance(model, SoftGatePose):
         model = deploy(model)
@@ -329,30 +329,25 @@ def evaluate_command(
     _check_outputs({"--json": json_file, "--save-predictions": save_predictions, "--sheet": sheet}, read)
     if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
-    if sheet is not None or (predictions_file is None and not mean_pose):  # which look at images
+    if sheet is not None or (predictions_file is None and not mean_pose):  # both need the images
         absent = missing_images(people)
         if absent:
             raise FileNotFoundError(f"{data} lacks {len(absent)} of its images; the first is {absent[0]}.")
 
-    no_precision = None
-    if annotations is not None:
-        try:
-            oks.require_pycocotools()
-        except ImportError as error:
-            annotations, no_precision = None, error
+    lacking = None if annotations is None else _lacking_pycocotools()
     settings: dict[str, Any] = {}
     if predictions_file is not None:
         name, found = str(predictions_file), read_predictions(predictions_file, people)
-        if not isinstance(found, Predictions):
-            if no_precision is not None:  # which is all that such a file is scored by
-                raise no_precision
+        if not isinstance(found, Predictions):  # COCO's results
             if annotations is None:
                 raise ValueError(f"{name} holds COCO's results, which score on coco: data alone; got {data}.")
+            if lacking is not None:
+                raise lacking
             if sheet is not None:
                 raise ValueError(f"{name} holds COCO's results, which do not say whom each is for: no --sheet.")
     elif mean_pose:
-        training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
-        points = evaluation.mean_pose_keypoints(training, people)
+        training_people = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
+        points = evaluation.mean_pose_keypoints(training_people, people)
         name, found = "mean pose", Predictions(people.skeleton.keypoints, points)
     else:
         name, model = _build(model_name, checkpoint, device)
@@ -366,19 +361,15 @@ def evaluate_command(
     click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
     chosen = found.select_keypoints(people.skeleton.keypoints) if isinstance(found, Predictions) else None
     if chosen is not None:
-        scored = evaluation.score_keypoints(chosen.keypoints, people)
-        _print_evaluation(scored)
-        row |= {**scored.to_dict(), "definition": scored.definition}
-    if annotations is not None:
-        scored = oks.score_oks(found, annotations)
-        _print_evaluation(scored)
-        row["oks"] = {**scored.to_dict(), "definition": scored.definition}
-    if no_precision is not None:
-        click.echo(f"\nWithout average precision. {no_precision}", err=True)
+        row |= _report(evaluation.score_keypoints(chosen.keypoints, people))
+    if lacking is not None:
+        click.echo(f"\nWithout average precision. {lacking}", err=True)
+    elif annotations is not None:
+        row["oks"] = _report(oks.score_oks(found, annotations))
     if json_file is not None:
         with written_whole(json_file) as scratch:
             scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    if sheet is not None and chosen is not None:  # at last: an image that cannot be read costs no figure
+    if sheet is not None and chosen is not None:  # last, so that an image that cannot be read costs no figures
         _write_sheet(sheet, people, chosen)
 
 
@@ -474,7 +465,7 @@ def train_command(
     named = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "input_size": input_size}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     asked = _parse_settings(settings)
-    preset = get_recipe(recipe_name).change({**changes, "seed": seed, **asked})
+    preset = get_preset(recipe_name).change({**changes, "seed": seed, **asked})
     before = find_training(name, checkpoint=checkpoint)
     # where gates start is for a recipe to say, but weights have theirs
     unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
@@ -488,14 +479,14 @@ def train_command(
     if smaller_name is not None:
         if before is not None:
             raise ValueError(f"--grow-from gives a model its first weights, but {checkpoint or name} has weights.")
-        with _named(f"--grow-from {smaller_name}"):
+        with _error_prefix(f"--grow-from {smaller_name}"):
             own = model.config
             smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
             grow(model, smaller)
         before = find_training(smaller_name, pretrained=True)
     teacher = None
     if teacher_name is not None:
-        with _named(f"--teacher {teacher_name}"):
+        with _error_prefix(f"--teacher {teacher_name}"):
             trained = create_model(teacher_name, pretrained=True)
         share = {} if teacher_share is None else {"share": teacher_share}
         teacher = Teacher(trained, name=teacher_name, training=find_training(teacher_name, pretrained=True), **share)
@@ -665,7 +656,7 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
 
 
 def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
-    """See whether each option's file can be written, at the cost of none that is read and of no other option's."""
+    """Raise unless each option's file can be written, and replaces no input and no other output."""
     taken = {os.path.realpath(file): "is read by this command" for file in read}
     for option, file in outputs.items():
         if file is None:
@@ -695,8 +686,17 @@ def _refuse(reason: str, options: dict[str, Any]) -> None:
         raise ValueError(f"{reason}; leave out {', '.join(given)}.")
 
 
-def _print_evaluation(scored: evaluation.Evaluation) -> None:
-    """Protocol and people, and the figures below their names, in as many lines as 80 columns need."""
+def _lacking_pycocotools() -> ImportError | None:
+    """Why average precision cannot be computed, if so; asked before predicting."""
+    try:
+        oks.require_pycocotools()
+    except ImportError as error:
+        return error
+    return None
+
+
+def _report(scored: evaluation.Evaluation) -> dict[str, Any]:
+    """Print protocol and people, and the figures below their names, in 80 columns; what --json writes of them."""
     indent = " " * 12
     click.echo(f"\n{'protocol':<12}{scored.protocol}")
     click.echo(textwrap.fill(scored.definition, 80, initial_indent=indent, subsequent_indent=indent))
@@ -709,6 +709,7 @@ def _print_evaluation(scored: evaluation.Evaluation) -> None:
             names, values = "", ""
         names, values = f"{names}{name:>{width}}", f"{values}{value:>{width}.1f}"
     click.echo(f"{names}\n{values}" if names else "Nobody could be scored.")
+    return {**scored.to_dict(), "definition": scored.definition}
 
 
 def _progress(total: int, unit: str, *, done: int) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from softgate_pose import weights, zoo
-from softgate_pose.card import check_training
+from softgate_pose.card import TrainingRecord, check_training
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.adapting import adapt_tensors
 from softgate_pose.model.network import SoftGatePose
@@ -92,10 +92,9 @@ def create_model(
     if found is not None and found.config is not None:
         bound = (*_NETWORK, "alpha_init") if found.config.gate == "fixed" else _NETWORK
         stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in bound})
-        for key in ("heatmap", "alpha_init"):  # what the numbers are is for the weights to say
-            if key not in changes:
-                config = config.replace(**{key: getattr(stored, key)})
-        _check_same_network(config, stored, bound, found.file)
+        # what the user left open is for the weights to say
+        left_open = {"heatmap", "alpha_init"} - changes.keys()
+        _check_same_network(config, stored, [key for key in bound if key not in left_open], found.file)
         config = stored
     config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
 
@@ -114,12 +113,12 @@ def create_model(
 
 def find_training(
     name: str, pretrained: bool | None = None, *, checkpoint: str | os.PathLike[str] | None = None
-) -> dict[str, Any] | None:
+) -> TrainingRecord | None:
     """How the weights that ``create_model`` would load for these arguments were trained.
 
     Returns:
-        As ``card.model_card`` takes it; of weights that say nothing, that their training is not recorded. None
-        where no weights are loaded.
+        Their record; for weights without one, a record that says so. None if
+        these arguments load no weights.
 
     Raises:
         FileNotFoundError: If there are no weights in that folder.
@@ -131,7 +130,7 @@ def find_training(
         checkpoint = name.removeprefix(_LOCAL)
     if checkpoint is not None:
         file = weights.find_checkpoint(checkpoint).file.parent / zoo.TRAINING_FILE
-        known = _parse_training(file) if file.is_file() else {}
+        known: TrainingRecord = _read_training(file) if file.is_file() else {}
     elif name.startswith(_HUB):
         known = {}
     elif pretrained or "." in name:
@@ -141,13 +140,12 @@ def find_training(
     return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
 
 
-def _parse_training(file: Path) -> dict[str, Any]:
+def _read_training(file: Path) -> TrainingRecord:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
-    check_training(known, str(file))
-    return dict(known)
+    return check_training(known, str(file))
 
 
 def _find(
@@ -184,7 +182,7 @@ def _find(
             found = weights.find_published(entry)
     if checkpoint is not None:
         found = weights.find_checkpoint(checkpoint)
-        weights.check_config(found)
+        weights.check_shapes_fit_config(found)
     return base, found
 
 
@@ -192,12 +190,12 @@ def _own_config(found: weights.Checkpoint) -> PoseConfig:
     """The config that weights carry, seen to fit them."""
     if found.config is None:
         raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
-    weights.check_config(found)
+    weights.check_shapes_fit_config(found)
     return found.config
 
 
 def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any]) -> PoseConfig:
-    """The config with other channels and settings; its name tells what is no longer as the name says."""
+    """The config with other channels and settings; its name lists those in which it differs from the named model."""
     if in_chans is not None:
         config = config.with_in_chans(in_chans)
     differing = [

@@ -66,7 +66,7 @@ def _explain(error: Exception, name: str, where: str, force: bool) -> OSError:
     )
 
     cause = error
-    # these two tell of the cache and of force; why the Hub was no help is their cause
+    # these two only tell of the cache, or of force; the Hub's own error is their cause
     if (isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError) and error.__cause__ is not None:
         cause = error.__cause__  # type: ignore[assignment]
     said = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__

@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = frozenset(
 
 _ROUNDING = 1e-3  # by which a resize may leave 0..1
 
-_RUN_BY_PROGRAMS = ("EPS",)  # whatever a file is named: Pillow goes by what is in it
+_FORMATS_THAT_RUN_PROGRAMS = ("EPS",)  # Pillow tells the format by the content, not the name
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -45,7 +45,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise ValueError(f"{path} is empty (0 bytes), expected an image.")
     try:
         with Image.open(path) as image:
-            if image.format in _RUN_BY_PROGRAMS:
+            if image.format in _FORMATS_THAT_RUN_PROGRAMS:
                 raise ValueError(f"{image.format} is a program rather than a picture; convert it to PNG")
             image.load()
             return _upright(image).copy()

@@ -41,15 +41,14 @@ def plan(owner: str, pattern: str = "*") -> list[Publication]:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    names = [name for name in zoo.list_pretrained(pattern) if zoo.get_pretrained(name).folder is not None]
-    if not names:
-        bundled = [name for name in zoo.list_pretrained() if zoo.get_pretrained(name).folder is not None]
+    entries = [entry for entry in zoo.pretrained_entries(pattern) if entry.folder is not None]
+    if not entries:
+        bundled = [entry.name for entry in zoo.pretrained_entries() if entry.folder is not None]
         raise ValueError(f"No bundled weights match {pattern!r}; there are: {', '.join(bundled) or 'none'}.")
     publications = []
-    for name in names:
-        entry = zoo.get_pretrained(name)
+    for entry in entries:
         assert entry.folder is not None
-        repo = f"{owner}/{name}"
+        repo = f"{owner}/{entry.name}"
         try:
             validate_repo_id(repo)
         except HFValidationError as error:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import safetensors.torch
 import torch
@@ -23,7 +23,7 @@ from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
 
 __all__ = [
     "Checkpoint",
-    "check_config",
+    "check_shapes_fit_config",
     "file_digest",
     "find_checkpoint",
     "find_hub",
@@ -160,7 +160,7 @@ def _parse_config(text: str | bytes, file: Path) -> PoseConfig:
         raise ValueError(f"The config of {file} cannot be used: {error}") from None
 
 
-def check_config(found: Checkpoint) -> None:
+def check_shapes_fit_config(found: Checkpoint) -> None:
     """Raise ``RuntimeError`` unless a file holds exactly the tensors of its own config.
 
     Only its header is read, so that a wrong config costs no memory.
@@ -217,7 +217,7 @@ def save_pretrained(
     model: SoftGatePose,
     folder: str | os.PathLike[str],
     *,
-    training: Mapping[str, Any] | None = None,
+    training: card.TrainingRecord | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write weights, config and model card; ``create_model("local-dir:FOLDER")`` reads them back.
@@ -225,8 +225,7 @@ def save_pretrained(
     Args:
         model: What to save.
         folder: Created if missing; the files of an earlier save are replaced, each at once.
-        training: What the card says of data, licence, recipe and measured figures, kept as
-            ``training.json``; its keys, all optional, are those that ``card.model_card`` names.
+        training: What the card says of data, licence, recipe and measured figures, kept as ``training.json``.
         dtype: The type of the floating point tensors; None leaves them, ``torch.float16`` halves the file.
 
     Returns:
@@ -235,14 +234,14 @@ def save_pretrained(
     Raises:
         OSError: If it cannot be written.
         TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If a value is not finite or does not fit into ``dtype``, that is not a floating point type,
-            or ``training`` is not what ``card.model_card`` takes.
+        ValueError: If a value is not finite or too large for ``dtype``, if ``dtype`` is not a floating point
+            type, or if ``training`` holds values of other kinds.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
 
 def _save(
-    model: SoftGatePose, folder: Path, training: Mapping[str, Any] | None, dtype: torch.dtype | None, source: str
+    model: SoftGatePose, folder: Path, training: card.TrainingRecord | None, dtype: torch.dtype | None, source: str
 ) -> Path:
     if not isinstance(model, SoftGatePose):
         raise TypeError(
@@ -291,7 +290,7 @@ def push_to_hub(
     model: SoftGatePose,
     repo: str,
     *,
-    training: Mapping[str, Any] | None = None,
+    training: card.TrainingRecord | None = None,
     dtype: torch.dtype | None = None,
     private: bool = False,
     token: str | None = None,

@@ -48,7 +48,7 @@ def written_whole(file: Path) -> Iterator[Path]:
         yield file
         return
     file = Path(os.path.realpath(file))
-    # as short as can be: a file's own name may be as long as a name can be
+    # short, since the file's own name may have the largest length already
     scratch = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.new")
     try:
         yield scratch

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from softgate_pose.card import TrainingRecord
 from softgate_pose.config import PoseConfig
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "get_pretrained",
     "list_models",
     "list_pretrained",
+    "pretrained_entries",
     "read_config",
     "read_training",
 ]
@@ -117,8 +118,13 @@ def list_pretrained(pattern: str = "*") -> list[str]:
 
     A pattern without a dot is matched against the model's name.
     """
+    return [entry.name for entry in pretrained_entries(pattern)]
+
+
+def pretrained_entries(pattern: str = "*") -> list[PretrainedEntry]:
+    """The entries of the weights that ``list_pretrained`` names."""
     return [
-        name
+        entry
         for name, entry in _pretrained().items()
         if fnmatch.fnmatchcase(name if "." in pattern else entry.model, pattern)
     ]
@@ -160,11 +166,11 @@ def read_config(entry: PretrainedEntry) -> PoseConfig | None:
     return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
 
 
-def read_training(entry: PretrainedEntry) -> dict[str, Any]:
-    """How bundled weights were trained, as ``card.model_card`` takes it; of others nothing is known."""
+def read_training(entry: PretrainedEntry) -> TrainingRecord:
+    """How bundled weights were trained; of others nothing is known."""
     if entry.folder is None:
         return {}
-    training: dict[str, Any] = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    training: TrainingRecord = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
     return training
 
 

@@ -36,7 +36,7 @@ from softgate_pose.training import loop
 from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
-from softgate_pose.training.recipe import RECIPES, Preset, Recipe, get_recipe
+from softgate_pose.training.recipe import PRESETS, Preset, Recipe, get_preset
 from softgate_pose.training.run import train_and_save
 from softgate_pose.training.state import LAST, PREVIOUS
 from softgate_pose.training.teacher import Teacher
@@ -633,7 +633,7 @@ def test_steps_drop_the_learning_rate_at_their_epochs(people, tmp_path, monkeypa
     ("name", "epochs", "drops"), [("paper-mpii", 200, (75, 100, 150)), ("paper-lsp", 100, (25, 50, 75))]
 )
 def test_the_papers_recipes(name, epochs, drops):
-    recipe, model = RECIPES[name].recipe, RECIPES[name].model
+    recipe, model = PRESETS[name].recipe, PRESETS[name].model
     assert (recipe.epochs, recipe.milestones, recipe.batch_size, recipe.optimizer) == (epochs, drops, 24, "rmsprop")
     assert recipe.learning_rate * recipe.decay**3 == pytest.approx(1e-5)
     assert recipe.weight_decay == recipe.ema_decay == recipe.clip_grad == recipe.warmup == 0
@@ -659,9 +659,9 @@ def test_settings_change_recipe_augmentation_and_model():
     assert (changed.recipe.epochs, changed.recipe.augmentation.rotation) == (3, 10)
     assert changed.model == {"sigma": 2.0, "gate": "scalar"}
     with pytest.raises(ValueError, match=r"Unknown setting 'rotatoin'\. Did you mean 'rotation'"):
-        get_recipe("fast").change({"rotatoin": 3})
+        get_preset("fast").change({"rotatoin": 3})
     with pytest.raises(ValueError, match="Unknown recipe 'quick'; known are fast, paper-mpii, paper-lsp"):
-        get_recipe("quick")
+        get_preset("quick")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from softgate_pose import create_model, list_models, list_pretrained, predict, zoo
+from softgate_pose import create_model, list_models, predict, zoo
 from softgate_pose.draw import MIN_SCORE
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.prediction import predict_crops
@@ -16,7 +16,7 @@ from softgate_pose.training.crops import Crops
 from softgate_pose.training.losses import heatmap_loss
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-BUNDLED = [name for name in list_pretrained() if zoo.get_pretrained(name).folder is not None]
+BUNDLED = [entry.name for entry in zoo.pretrained_entries() if entry.folder is not None]
 
 
 @pytest.mark.parametrize("name", list_models())

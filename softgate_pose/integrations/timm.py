@@ -112,8 +112,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
 
 def _default_cfg(name: str) -> DefaultCfg:
     cfgs = {}
-    for full in zoo.list_pretrained(name):
-        weights = zoo.get_pretrained(full)
+    for weights in zoo.pretrained_entries(name):
         file = None if weights.folder is None else str(weights.folder / WEIGHTS_FILE)
         config = zoo.read_config(weights) or zoo.get_entry(name).config
         cfgs[weights.tag] = _cfg(config, file=file, hf_hub_id=weights.repo)

@@ -19,7 +19,7 @@ from softgate_pose.people import People
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
 
-__all__ = ["CropStore", "Crops", "Keep", "margin_size", "readable", "some"]
+__all__ = ["CropStore", "Crops", "Keep", "first_few", "margin_size", "readable"]
 
 CROP_MARGIN = 1.5
 """Stored crops show this much more than the network's input per side, for rotation, zoom and shift."""
@@ -102,7 +102,7 @@ class CropStore:
         if len(problems) > MAX_UNREADABLE * len(people):
             raise ValueError(
                 f"The images of {len(problems)} of {len(people)} people cannot be read, more than "
-                f"{MAX_UNREADABLE:.0%}: {some(self.unreadable)}."
+                f"{MAX_UNREADABLE:.0%}: {first_few(self.unreadable)}."
             )
         self.people = people.select(kept) if problems else people
         self.images = None if images is None else images[: len(kept)].to(device if keep == "device" else "cpu")
@@ -149,7 +149,7 @@ class _Cutter(Dataset[tuple[Tensor, str | None]]):
 def _stack(rows: list[tuple[Tensor, str | None]]) -> Tensor:
     problems = [problem for _, problem in rows if problem is not None]
     if problems:  # it could be read when the run began
-        raise RuntimeError(f"Images cannot be read any more: {some(problems)}.")
+        raise RuntimeError(f"Images cannot be read any more: {first_few(problems)}.")
     return torch.stack([crop for crop, _ in rows])
 
 
@@ -170,7 +170,7 @@ def readable(people: People) -> tuple[People, list[str]]:
     return people.select(kept) if problems else people, list(problems.values())
 
 
-def some(problems: list[str]) -> str:
+def first_few(problems: list[str]) -> str:
     """The first problems, and how many more there are."""
     rest = len(problems) - _NAMED
     return "; ".join(problems[:_NAMED]) + (f"; and {rest} more" if rest > 0 else "")

@@ -25,7 +25,7 @@ from softgate_pose.people import People
 from softgate_pose.prediction import predict_people
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.augment import Changes, augment, sample_changes
-from softgate_pose.training.crops import Crops, CropStore, Keep, readable, some
+from softgate_pose.training.crops import Crops, CropStore, Keep, first_few, readable
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.state import TrainingState
@@ -136,7 +136,7 @@ def fit(
     if validation is not None and accelerator.is_main_process:
         validation, problems = readable(validation)
         if problems:
-            logger.warning("Left out of validation: %s.", some(problems))
+            logger.warning("Left out of validation: %s.", first_few(problems))
     with _held(folder) if accelerator.is_main_process else nullcontext():
         learned = _Learned(model, people, recipe, folder, teacher, start, accelerator)
         if len(learned.progress.history) < recipe.epochs:
@@ -152,7 +152,7 @@ def _check_run(
     teacher: Teacher | None,
     processes: int,
 ) -> None:
-    """Raise ValueError unless the people, the recipe and the teacher fit the model and the number of processes."""
+    """Raise ValueError unless people, recipe and teacher fit the model and the processes; warn of unpaired sides."""
     for group in (people, validation):
         if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
             given, wanted = (f"{s.name!r} ({', '.join(s.keypoints)})" for s in (group.skeleton, config.skeleton))
@@ -273,7 +273,7 @@ class _Trainer:
             progress=engine.progress and self.is_main,
         )
         if self.crops.unreadable and self.is_main:
-            logger.warning("Left out of training: %s.", some(self.crops.unreadable))
+            logger.warning("Left out of training: %s.", first_few(self.crops.unreadable))
         self._require_same_people(_fingerprint(self.crops.people))
         self.steps = len(self.crops) // recipe.batch_size  # of an epoch
         self.schedule = _schedule(self.optimizer, recipe, self.steps)
@@ -343,12 +343,7 @@ class _Trainer:
                 if log is None:
                     continue
                 if step % _BOARD_EVERY == _BOARD_EVERY - 1:
-                    rate, loss_now = self.optimizer.param_groups[0]["lr"], float(loss)
-                    log.scalars({"step/loss": loss_now, "step/learning_rate": rate}, progress.step)
-                    left = self._time_left((time.monotonic() - start) / (step + 1 - done))
-                    bar.set_postfix_str(f"loss {loss_now:.3f}, {left} left of the run", refresh=False)
-                    if not math.isfinite(loss_now):  # waste no time until the next save
-                        self._require_finite(loss_now)
+                    self._tell(log, bar, float(loss), (time.monotonic() - start) / (step + 1 - done))
                 if time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
                     saved = time.monotonic()
                     progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
@@ -365,6 +360,15 @@ class _Trainer:
             "images_per_second": round((self.steps - done) * size / seconds, 1),
             "feeding_percent": round(100 * feeding / seconds, 2),
         }
+
+    def _tell(self, log: RunLog, bar: Any, loss: float, seconds: float) -> None:
+        """Log a step, and show beside the bar how long the rest takes at so many seconds a step."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        log.scalars({"step/loss": loss, "step/learning_rate": rate}, self.progress.step)
+        left = tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step))
+        bar.set_postfix_str(f"loss {loss:.3f}, {left} left of the run", refresh=False)
+        if not math.isfinite(loss):  # waste no time until the next save
+            self._require_finite(loss)
 
     def _bar(self, epoch: int, done: int) -> Any:
         size = self.recipe.batch_size
@@ -445,10 +449,6 @@ class _Trainer:
             (self.folder / "sheets").mkdir(exist_ok=True)
             sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)
-
-    def _time_left(self, seconds: float) -> str:
-        """The time that the rest of the run takes, at so many seconds a step."""
-        return str(tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step)))
 
 
 def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:

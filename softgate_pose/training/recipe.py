@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from softgate_pose.config import PoseConfig
 from softgate_pose.training.augment import Augmentation
 
-__all__ = ["OPTIMIZERS", "RECIPES", "Precision", "Preset", "Recipe", "Schedule", "get_recipe"]
+__all__ = ["OPTIMIZERS", "PRESETS", "Precision", "Preset", "Recipe", "Schedule", "get_preset"]
 
 Schedule = Literal["cosine", "step"]
 Precision = Literal["fp32", "bf16"]
@@ -171,7 +171,7 @@ _PAPER = Recipe(
 )
 _PAPER_MODEL = {"heatmap": "gaussian", "sigma": 1.0, "input_size": (256, 256)}
 
-RECIPES: Mapping[str, Preset] = {
+PRESETS: Mapping[str, Preset] = {
     "fast": Preset(Recipe(learning_rate=2e-3, augmentation=Augmentation(rotation=30.0)), {"alpha_init": 1.0}),
     "paper-mpii": Preset(_PAPER, _PAPER_MODEL),
     "paper-lsp": Preset(dataclasses.replace(_PAPER, epochs=100, milestones=(25, 50, 75)), _PAPER_MODEL),
@@ -187,12 +187,12 @@ RECIPES: Mapping[str, Preset] = {
 """
 
 
-def get_recipe(name: str) -> Preset:
-    """A recipe, with the settings of its model, by name.
+def get_preset(name: str) -> Preset:
+    """The preset of that name: a recipe with the settings of its model.
 
     Raises:
         ValueError: If there is none of that name.
     """
-    if name not in RECIPES:
-        raise ValueError(f"Unknown recipe {name!r}; known are {', '.join(RECIPES)}.")
-    return RECIPES[name]
+    if name not in PRESETS:
+        raise ValueError(f"Unknown recipe {name!r}; known are {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -6,17 +6,18 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from softgate_pose import evaluation
+from softgate_pose.card import TrainingRecord
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People, concatenate, require_keypoints
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.readers import read_people
-from softgate_pose.training.crops import readable, some
+from softgate_pose.readers import parse_source, read_people
+from softgate_pose.training.crops import first_few, readable
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.teacher import Teacher
@@ -37,7 +38,7 @@ def train_and_save(
     tests: Sequence[str] = (),
     licence: str | None = None,
     command: str | None = None,
-    before: Mapping[str, Any] | None = None,
+    before: TrainingRecord | None = None,
     teacher: Teacher | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
@@ -95,7 +96,7 @@ def train_and_save(
         engine=engine,
         report=report,
     )
-    training: dict[str, Any] = {
+    record: TrainingRecord = {
         "data": [
             f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
             for source, count in Counter(sources).items()
@@ -106,17 +107,17 @@ def train_and_save(
         "recipe": recipe.to_dict(),
     }
     if teacher is not None:
-        training["teacher"] = teacher.to_card()
-    if before is not None:
-        kept = ("data", "held_out", "licence", "teacher", "command", "recipe", "before")
-        training["before"] = {key: before[key] for key in kept if key in before}
+        record["teacher"] = teacher.to_card()
+    if before is not None:  # but for what it measured, which is not of these weights
+        kept = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
+        record["before"] = cast("TrainingRecord", kept)
     if is_main_process():
         dtype = torch.float16 if _fits(trained, torch.float16) else torch.float32
         if dtype == torch.float32:
             logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
         trained.to(dtype).float()  # what is measured is what is saved
-        training |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
-        save_pretrained(trained, saved, training=training, dtype=dtype)
+        record |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
+        save_pretrained(trained, saved, training=record, dtype=dtype)
     _wait_for_everyone()
     return saved
 
@@ -157,10 +158,9 @@ def _of_model(people: People, model: SoftGatePose, source: str) -> People:
     unused = [name for name in own if name not in wanted.keypoints]
     if unused:
         logger.warning("%s: %s does not predict %s; left out.", source, model.config.name, ", ".join(unused))
-    height, width = size = model.config.input_size
+    size = model.config.input_size
     points = geometry.transform_points(geometry.box_to_crop(people.boxes, size, BOX_SCALE), converted.keypoints)
-    inside = (points > -0.5).all(dim=-1) & (points < points.new_tensor([width, height]) - 0.5).all(dim=-1)
-    share = float(inside[converted.labelled].double().mean())
+    share = float(geometry.inside(points, size)[converted.labelled].double().mean())
     problem = (
         f"{source}: {100 * (1 - share):.0f} % of the labelled keypoints lie outside their person's box and its margin"
     )
@@ -176,7 +176,7 @@ def _testable(people: People, model: SoftGatePose, source: str) -> People:
     require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
     _, problems = readable(people)
     if problems:
-        raise ValueError(f"{source} cannot be measured: {some(problems)}.")
+        raise ValueError(f"{source} cannot be measured: {first_few(problems)}.")
     return people
 
 
@@ -196,21 +196,20 @@ def _measure(
     tested: Sequence[tuple[str, People]],
     training_people: People,
     report: Callable[[Mapping[str, Any]], None],
-) -> dict[str, list[dict[str, Any]]]:
+) -> TrainingRecord:
     """The tables of each test, by its name: the model's with and without flip test, and the mean pose's."""
-    tables: dict[str, list[dict[str, Any]]] = {"metrics": [], "baseline": []}
-
-    def add(table: str, row: dict[str, Any]) -> None:
-        tables[table].append(row)
-        report(row)
+    metrics: list[dict[str, Any]] = []
+    baseline: list[dict[str, Any]] = []
 
     for name, people in tested:
         for flip_test in (False, True):
             result = evaluation.evaluate(model, people, flip_test=flip_test, progress=True)
-            add("metrics", {"data": name, "flip_test": flip_test, **result.to_dict()})
+            metrics.append({"data": name, "flip_test": flip_test, **result.to_dict()})
+            report(metrics[-1])
         mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        add("baseline", {"data": name, **evaluation.score_keypoints(mean_pose, people).to_dict()})
-    return tables
+        baseline.append({"data": name, **evaluation.score_keypoints(mean_pose, people).to_dict()})
+        report(baseline[-1])
+    return {"metrics": metrics, "baseline": baseline}
 
 
 def _wait_for_everyone() -> None:
@@ -221,5 +220,5 @@ def _wait_for_everyone() -> None:
 
 def _label(source: str) -> str:
     """``lsp:data/lsp:test`` as cards call it: lsp test."""
-    folder, _, split = source.partition(":")[2].rpartition(":")
-    return f"{Path(folder).absolute().name} {split}"
+    _, folder, split = parse_source(source)
+    return f"{folder.absolute().name} {split}"

@@ -22,7 +22,7 @@ class RunLog:
 
     Args:
         folder: The run's folder.
-        step: The steps that are done; what TensorBoard was told of later ones is withdrawn.
+        step: The steps that are done; TensorBoard's entries of later ones are discarded.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -69,4 +69,4 @@ class RunLog:
             yield
         except OSError as error:
             self.board = None
-            logger.warning("TensorBoard is told no more in %s: %s", self.folder, error)
+            logger.warning("TensorBoard logging stopped in %s: %s", self.folder, error)
