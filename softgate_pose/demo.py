@@ -171,6 +171,7 @@ def build_page(models: Models) -> gradio.Blocks:
         """A click on the photo: the first or the second corner of a box."""
         try:
             photo, boxes = open_image(file or ""), parse_boxes(text) or []
+            geometry.as_boxes(boxes)
         except (OSError, ValueError) as error:
             return gr.skip(), gr.skip(), None, _problem(error, file)
         zoom = max(1.0, max(photo.size) / _SHOWN)

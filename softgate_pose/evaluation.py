@@ -148,11 +148,11 @@ def mean_pose_keypoints(training: People, people: People) -> Tensor:
         people: To be predicted; of the same skeleton.
 
     Returns:
-        (N, K, 2) in image pixels.
+        (N, K, 2) in image pixels; NaN for a keypoint that no training person has labelled.
     """
     unit = geometry.box_to_crop(training.boxes, (1, 1))
     points = geometry.transform_points(unit, training.keypoints)
     weights = training.labelled.unsqueeze(-1).double()
-    mean = (points * weights).sum(dim=0) / weights.sum(dim=0).clamp_min(1)
+    mean = (points * weights).sum(dim=0) / weights.sum(dim=0)
     back = geometry.invert(geometry.box_to_crop(people.boxes, (1, 1)))
     return geometry.transform_points(back, mean.expand(len(people), -1, -1))

@@ -91,11 +91,14 @@ def export_model(
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
     images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
-    if calibration is not None and (calibration.shape[1:] != images.shape[1:] or not calibration.is_floating_point()):
-        raise ValueError(
-            f"calibration must be normalised images (N, {', '.join(map(str, images.shape[1:]))}), floating point; got "
-            f"{tuple(calibration.shape)}, {calibration.dtype}."
-        )
+    if calibration is not None:
+        wanted = f"calibration must be a tensor of normalised images (N, {', '.join(map(str, images.shape[1:]))})"
+        if not isinstance(calibration, Tensor):
+            raise ValueError(f"{wanted}, got {type(calibration).__name__}.")
+        if calibration.shape[1:] != images.shape[1:] or not calibration.is_floating_point():
+            raise ValueError(f"{wanted}, floating point; got {tuple(calibration.shape)}, {calibration.dtype}.")
+        if not bool(calibration.isfinite().all()):
+            raise ValueError(f"{wanted}; got some with NaN or infinity.")
     plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     module = plain if decode is None else _Decoded(plain, decode).eval()
     shapes = {"images": {0: torch.export.Dim("batch")}}

@@ -41,6 +41,8 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise FileNotFoundError(f"No image {path}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an image file.")
+    if path.is_fifo():
+        raise ValueError(f"{path} is a pipe, which cannot be read twice; save the image to a file.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes), expected an image.")
     try:

@@ -15,6 +15,9 @@ __all__ = ["load_matlab"]
 _LARGEST = 1 << 30
 """Bytes that a variable may have, unpacked; a larger one would be no annotations."""
 
+_MOST_BEFORE_DATA = 1024
+"""Bytes that an array's flags, shape and name may have, unpacked."""
+
 _DEEPEST = 32  # structs within structs
 
 # kinds of data
@@ -69,19 +72,27 @@ def _extract(file: bytes, name: str) -> bytes:
     order = {b"IM": "<", b"MI": ">"}.get(file[126:128])
     if order is None or file[124:126] not in (b"\0\1", b"\1\0"):
         raise ValueError("it is not of MATLAB's versions 5 to 7.2")
-    others = []
-    for data in _variables(file, struct.Struct(order + "II")):
-        checker = _Checker(data, order)
-        found = checker.name()
+    others, problems = [], []
+    for kind, start, end in _variables(file, struct.Struct(order + "II")):
+        try:
+            found = _Checker(_unpacked(file, kind, start, end, _MOST_BEFORE_DATA), order).name()
+        except (ValueError, zlib.error) as error:  # damaged, or of a class such as MATLAB's tables, which SciPy skips
+            problems.append(str(error))
+            continue
         if found == name.encode():
-            checker.check()
+            data = _unpacked(file, kind, start, end, _LARGEST + 1)
+            if len(data) > _LARGEST:
+                raise ValueError(f"a variable has more than {_LARGEST >> 20} MB")
+            _Checker(data, order).check()
             return file[:_HEADER] + data
         others.append(found.decode(errors="replace"))
+    if problems:
+        raise ValueError(problems[0])
     raise ValueError(f"it holds {', '.join(map(repr, others[:8])) or 'nothing'}")
 
 
-def _variables(file: bytes, pair: struct.Struct) -> Iterator[bytes]:
-    """The bytes of each variable, unpacked."""
+def _variables(file: bytes, pair: struct.Struct) -> Iterator[tuple[int, int, int]]:
+    """Of each variable the kind of its data, and where its bytes begin and end."""
     at = _HEADER
     while at < len(file):
         if at + 8 > len(file):
@@ -90,16 +101,19 @@ def _variables(file: bytes, pair: struct.Struct) -> Iterator[bytes]:
         end = at + 8 + size
         if end > len(file):
             raise ValueError("it is cut short")
-        if kind == _COMPRESSED:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(file[at + 8 : end], _LARGEST)
-            if not unpacker.eof:
-                large = len(data) == _LARGEST
-                raise ValueError(f"a variable has more than {_LARGEST >> 20} MB" if large else "it is cut short")
-            yield data
-        else:
-            yield file[at:end]
+        yield kind, at, end
         at = end
+
+
+def _unpacked(file: bytes, kind: int, start: int, end: int, most: int) -> bytes:
+    """A variable's bytes, unpacked; at most so many, if they are compressed."""
+    if kind != _COMPRESSED:
+        return file[start:end]
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(file[start + 8 : end], most)
+    if not unpacker.eof and len(data) < most:
+        raise ValueError("it is cut short")
+    return data
 
 
 class _Part(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -107,7 +108,8 @@ def score_oks(
     areas = "" if has_areas else "; where no area is annotated it is the box's"
     return Evaluation(
         name,
-        f"COCO's evaluation, by pycocotools: the mean over OKS thresholds of 0.50, 0.55 to 0.95; {described}{areas}",
+        "COCO's evaluation, by pycocotools: the mean over OKS thresholds of 0.50, 0.55 to 0.95, of the 20 predictions "
+        f"with the highest scores in each image; {described}{areas}",
         {figure: 100 * value for figure, value in zip(_FIGURES, statistics, strict=False) if value >= 0},
         people,
         len(annotations.annotations) - people,
@@ -131,40 +133,52 @@ def _sigmas(names: tuple[str, ...], given: float | Sequence[float] | None) -> tu
 def _check_results(results: Sequence[CocoResult], annotations: CocoAnnotations) -> None:
     category, images, names = annotations.category, annotations.images, annotations.skeleton.keypoints
     for n, row in enumerate(results):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"Result {n} must be a dictionary, got {reprlib.repr(row)}.")
         lacking = [key for key in ("image_id", "category_id", "keypoints", "score") if row.get(key) is None]
         if lacking:
             raise ValueError(f"Result {n} has no {' and no '.join(lacking)}.")
-        if np.shape(row["keypoints"]) != (3 * len(names),):
+        if not _are_numbers(row["keypoints"], (3 * len(names),)):
             raise ValueError(
                 f"Result {n} must have 3 x {len(names)} numbers as keypoints, x, y and s of {names[0]} to {names[-1]} "
-                f"in {annotations.file}; got {np.size(row['keypoints'])}."
+                f"in {annotations.file}; got {reprlib.repr(row['keypoints'])}."
             )
-        if not math.isfinite(row["score"]):
-            raise ValueError(f"Result {n} has a score of {row['score']}, which is not finite.")
+        if not _are_numbers(row["score"], ()) or not math.isfinite(row["score"]):
+            raise ValueError(f"Result {n} must have a finite number as score, got {row['score']!r}.")
         if row["category_id"] != category["id"]:
             raise ValueError(
                 f"Result {n} is of category_id {row['category_id']!r}; expected {category['id']!r}, "
                 f"{category.get('name', 'the one with keypoints')!r} in {annotations.file}."
             )
-        if row["image_id"] not in images:
+        if not isinstance(row["image_id"], Hashable) or row["image_id"] not in images:
             raise ValueError(
                 f"Result {n} is of image_id {row['image_id']!r}, which is not one of the {len(images)} images of "
                 f"{annotations.file}."
             )
 
 
+def _are_numbers(values: Any, shape: tuple[int, ...]) -> bool:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        return False
+    return array.shape == shape and array.dtype.kind in "iuf"
+
+
 def _evaluate(results: Sequence[CocoResult], annotations: CocoAnnotations, sigmas: Sequence[float]) -> list[float]:
     """The statistics that pycocotools summarises, -1 where there is nothing to score, without what it prints."""
     coco, evaluator = _pycocotools()
     category = annotations.category["id"]
-    truth = [_truth(n, row, category) for n, row in enumerate(annotations.annotations, 1)]
-    detections = [_detection(n, row) for n, row in enumerate(results, 1)]
+    # pycocotools sorts the images' ids, which may be numbers and texts, and makes floats of large ones
+    numbers = {image: n for n, image in enumerate(annotations.images)}
+    truth = [_truth(n, row, category, numbers) for n, row in enumerate(annotations.annotations, 1)]
+    detections = [_detection(n, row, numbers) for n, row in enumerate(results, 1)]
     with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
         tables = []
         for rows in (truth, detections):
             table = coco()
             table.dataset = {
-                "images": [{"id": image} for image in annotations.images],
+                "images": [{"id": n} for n in numbers.values()],
                 "categories": [annotations.category],
                 "annotations": rows,
             }
@@ -179,11 +193,11 @@ def _evaluate(results: Sequence[CocoResult], annotations: CocoAnnotations, sigma
     return [float(value) for value in run.stats]
 
 
-def _truth(number: int, row: CocoAnnotation, category: Any) -> dict[str, Any]:
+def _truth(number: int, row: CocoAnnotation, category: Any, images: Mapping[Any, int]) -> dict[str, Any]:
     """An annotation as pycocotools needs it: ids from 1, as 0 means "not matched", and an area always."""
     return {
         "id": number,
-        "image_id": row.image_id,
+        "image_id": images.get(row.image_id, -1),  # who has no keypoints may be in no image
         "category_id": category,
         "keypoints": row.keypoints.flatten().tolist(),
         "num_keypoints": int(row.labelled.sum()),
@@ -193,11 +207,21 @@ def _truth(number: int, row: CocoAnnotation, category: Any) -> dict[str, Any]:
     }
 
 
-def _detection(number: int, row: CocoResult) -> dict[str, Any]:
-    points = np.asarray(row["keypoints"]).reshape(-1, 3)[:, :2]
-    found = points[np.isfinite(points).all(axis=1)]
+def _detection(number: int, row: CocoResult, images: Mapping[Any, int]) -> dict[str, Any]:
+    triples = np.array(row["keypoints"], dtype=np.float64).reshape(-1, 3)
+    missing = ~np.isfinite(triples[:, :2]).all(axis=1)
+    triples[missing, :2] = np.inf  # pycocotools takes NaN for a perfect match
+    found = triples[~missing, :2]
     area = float(np.prod(np.ptp(found, axis=0))) if len(found) else 0.0
-    return {**row, "id": number, "area": area, "iscrowd": 0}
+    return {
+        "id": number,
+        "image_id": images[row["image_id"]],
+        "category_id": row["category_id"],
+        "keypoints": triples.flatten().tolist(),
+        "score": row["score"],
+        "area": area,
+        "iscrowd": 0,
+    }
 
 
 def require_pycocotools() -> None:

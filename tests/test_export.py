@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -128,6 +129,10 @@ def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkey
     for wrong in (torch.zeros(1, 3, 64, 64), torch.zeros(3, 64, 48), torch.zeros(1, 3, 64, 48, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"normalised images \(N, 3, 64, 48\), floating point; got"):
             export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
+    with pytest.raises(ValueError, match=r"a tensor of normalised images \(N, 3, 64, 48\), got ndarray"):
+        export_model(tiny_model, tmp_path / "model.onnx", calibration=np.zeros((1, 3, 64, 48)))
+    with pytest.raises(ValueError, match="got some with NaN or infinity"):
+        export_model(tiny_model, tmp_path / "model.onnx", calibration=torch.full((1, 3, 64, 48), float("nan")))
     with pytest.raises(FileNotFoundError, match="No ONNX file"):
         load_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no network")

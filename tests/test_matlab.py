@@ -65,6 +65,10 @@ def nested(depth):
     return inner
 
 
+def compressed(data):
+    return struct.pack("<II", 15, len(data)) + data  # which is not padded
+
+
 NAMES = part(5, struct.pack("<i", 4)), part(1, b"ab\0\0")
 
 DAMAGED = {
@@ -87,7 +91,7 @@ DAMAGED = {
     "a class that nothing here has": (array(17, (1, 1), name=b"x"), "class 17, expected numbers, strings"),
     "nesting": (nested(40), "it is deeper than 32 arrays"),  # 100,000 deep, a crash
     "a part that is longer than what it is in": (
-        part(14, part(6, struct.pack("<II", 6, 0)) + struct.pack("<II", 5, 2**32 - 1) + bytes(99)),
+        part(14, part(6, struct.pack("<II", 6, 0)) + struct.pack("<II", 5, 2**32 - 1) + bytes(96)),
         "a part reaches past the end",
     ),
     "a size that is cut short": (array(6, (1, 1), part(9, bytes(8)), name=b"x")[:-8], "it is cut short"),
@@ -108,6 +112,23 @@ def test_the_parts_above_are_good_where_nothing_is_wrong_with_them(tmp_path):
     good = array(2, (1, 1), *NAMES, array(6, (1, 1), part(9, struct.pack("<d", 7))), name=b"x") + nested(3)
     (tmp_path / "file.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + good)
     assert load_matlab(tmp_path / "file.mat", "x", structs=True) == {"ab": 7}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        part(14, part(6, struct.pack("<II", 17, 0)) + part(1, b"t") + part(1, b"table") + bytes(64)),  # of no shape
+        compressed(zlib.compress(nested(0))[:-9] + bytes(9)),
+        compressed(zlib.compress(array(6, (1, 9000), part(9, bytes(72000)), name=b"large"))),
+    ],
+    ids=["a table", "damaged", "large"],
+)
+def test_a_variable_beside_others_that_cannot_be_read(tmp_path, monkeypatch, other):
+    monkeypatch.setattr(matlab, "_LARGEST", 1 << 16)
+    good = array(6, (1, 1), part(9, struct.pack("<d", 7)), name=b"x")
+    for content in (other + good, good + other):
+        (tmp_path / "file.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + content)
+        assert load_matlab(tmp_path / "file.mat", "x").tolist() == [[7]]
 
 
 def test_what_unpacks_to_more_than_it_should(tmp_path, monkeypatch):

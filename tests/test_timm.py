@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from softgate_pose import create_model, list_models, list_pretrained
+from softgate_pose import create_model, list_models, list_pretrained, save_pretrained
 from softgate_pose.integrations.timm import register
 
 
@@ -42,6 +42,18 @@ def test_timm_loads_our_weights(name):
     assert not torch.equal(fresh.stem[0].weight, ours.stem[0].weight)
     grey = timm.create_model(name, pretrained=True, in_chans=1, num_classes=17)
     assert grey.config.skeleton.name == "coco"
+
+
+def test_weights_of_ones_own_are_not_passed_over(tmp_path):
+    own = create_model("sgpose_0m5_1s", pretrained=True)
+    torch.nn.init.zeros_(own.heads[0].weight)
+    file = save_pretrained(own, tmp_path) / "model.safetensors"
+    for given in ({"pretrained_cfg_overlay": {"file": str(file)}}, {"pretrained_cfg": {"file": str(file)}}):
+        assert not timm.create_model("sgpose_0m5_1s", pretrained=True, **given).heads[0].weight.any()
+    published = timm.models.get_pretrained_cfg("sgpose_0m5_1s.sports")
+    assert timm.create_model("sgpose_0m5_1s", pretrained=True, pretrained_cfg=published).heads[0].weight.any()
+    with pytest.raises(ValueError, match="from elsewhere are given as checkpoint=, a safetensors file"):
+        timm.create_model("sgpose_0m5_1s", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": "some/body"})
 
 
 def test_features_are_a_pyramid_of_the_last_hourglass():

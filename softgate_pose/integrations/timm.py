@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from timm.models import DefaultCfg, FeatureInfo, PretrainedCfg, is_model, register_model
@@ -91,14 +91,16 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         out_indices: Sequence[int] | None = None,
         **settings: Any,
     ) -> nn.Module:
-        for timms_own in ("pretrained_cfg_overlay", "cache_dir"):
-            settings.pop(timms_own, None)
-        tag = pretrained_cfg
-        if isinstance(pretrained_cfg, dict):
-            tag = pretrained_cfg.get("tag")
-        elif isinstance(pretrained_cfg, PretrainedCfg):
-            tag = pretrained_cfg.tag
-        full = f"{name}.{tag}" if tag and pretrained else name
+        settings.pop("cache_dir", None)
+        if isinstance(pretrained_cfg, PretrainedCfg):
+            pretrained_cfg = pretrained_cfg.to_dict()
+        given = {"tag": pretrained_cfg} if isinstance(pretrained_cfg, str) else dict(pretrained_cfg or {})
+        given |= settings.pop("pretrained_cfg_overlay", None) or {}
+        full = f"{name}.{given['tag']}" if given.get("tag") and pretrained else name
+        if pretrained and not _is_published(name, given):
+            if not given.get("file"):
+                raise ValueError(f"Weights of {name} from elsewhere are given as checkpoint=, a safetensors file.")
+            settings["checkpoint"], pretrained, full = given["file"], False, name
         model = create_model(full, pretrained, num_keypoints=num_classes, **settings)
         built = PyramidFeatures(model, out_indices) if features_only else model
         described = _cfg(model.config, architecture=model.config.name).to_dict()
@@ -108,6 +110,13 @@ def _entry(name: str) -> Callable[..., nn.Module]:
 
     build.__name__, build.__qualname__ = name, name
     return build
+
+
+def _is_published(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a config names no weights but those of the zoo, as ``_default_cfg`` does."""
+    named = {key: given[key] for key in ("file", "hf_hub_id", "url", "state_dict") if given.get(key)}
+    cfgs = _default_cfg(name).cfgs.values()
+    return not named or any(all(getattr(cfg, key) == value for key, value in named.items()) for cfg in cfgs)
 
 
 def _default_cfg(name: str) -> DefaultCfg:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def coco_people(found: CocoAnnotations, root: Path, split: str) -> People:
         hint = f"; the category with keypoints is {category!r}, the annotations are of {others}" if others else ""
         raise ValueError(f"{found.file} holds nobody with a labelled keypoint{hint}.")
     names = [Path(found.images[person.image_id]) for person in people]
-    folder = _image_folder(root, split, names[0])
+    folder = _image_folder(root, split, names)
     triples = torch.from_numpy(np.stack([person.keypoints for person in people]))
     boxes = torch.from_numpy(np.stack([person.box for person in people]))
     boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
@@ -236,12 +236,17 @@ def _is_crowd(row: dict[str, Any]) -> bool:
     return bool(crowd)
 
 
-def _image_folder(root: Path, split: str, image: Path) -> Path:
-    """The first of ``root/split``, ``root/images`` and ``root`` that holds the image; else a subfolder that exists."""
+def _image_folder(root: Path, split: str, images: Sequence[Path]) -> Path:
+    """The one of ``root/split``, ``root/images`` and ``root`` that holds the first image found in any of them.
+
+    If all images are missing, the first of the two subfolders that exists.
+    """
     folders = (root / split, root / "images", root)
+    for image in images:
+        for folder in folders:
+            if os.path.isfile(folder / image):  # noqa: PTH113 (a path's own method raises on names that no file can have)
+                return folder
     existing = [folder for folder in folders[:2] if folder.is_dir()]
-    # not the path's own method, which raises on names that no file can have
-    holding = [folder for folder in folders if os.path.isfile(folder / image)]  # noqa: PTH113
-    if not holding and not existing:
+    if not existing:
         raise FileNotFoundError(f"No COCO images: expected {folders[0]} or {folders[1]}; {describe_folder(root)}.")
-    return (holding or existing)[0]
+    return existing[0]

@@ -163,6 +163,10 @@ def number_field(row: Any, name: str, *shape: int) -> Floats:
         found = np.asarray(value)
     except ValueError:  # rows of different lengths
         raise ValueError(f"{expected}, got {reprlib.repr(value)}") from None
+    if found.dtype.kind not in "biuf" and found.shape == shape:
+        for entry in np.ravel(np.asarray(value, dtype=object)):
+            if not isinstance(entry, (int, float)):
+                raise ValueError(f"{expected}, got {describe(entry)} among them")
     if found.dtype.kind not in "biuf" or found.shape != shape:
         raise ValueError(f"{expected}, got {reprlib.repr(value)} of shape {found.shape}")
     return found.astype(np.float64)

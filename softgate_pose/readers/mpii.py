@@ -130,8 +130,9 @@ def _with_head_boxes(persons: list[_Person | None], matlab: Path, file: Path) ->
             both = np.isfinite(person.joints).all(axis=1) & ~missing[i]
             if not (np.abs(person.joints - places[i])[both] <= 1).all():  # NaN is no agreement either
                 raise ValueError(f"{matlab} and {file.name} differ in the joints of person [{i}]. {remedy}.")
-            known = np.isfinite(person.head_box).all()
-            person = person if known else replace(person, head_box=boxes[i])
+            if not np.isfinite(person.head_box).all():
+                with error_prefix(f"{matlab}: person [{i}]"):
+                    person = replace(person, head_box=boxes[i])
         filled.append(person)
     return filled
 
@@ -212,6 +213,6 @@ def _scalar(struct: Any, name: str) -> float | None:
     value = _part(struct, name)
     if value is None:
         return None
-    if np.ndim(value) or isinstance(value, (str, dict)):
+    if np.ndim(value) or isinstance(value, (str, dict)) or np.iscomplexobj(value):
         raise ValueError(f"{name} must be a number, got {describe(value)}")
     return float(value)
