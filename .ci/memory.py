@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from softgate_pose import create_model, predict
-from softgate_pose.folder import Results, find_photos, process
+from softgate_pose.batch.photos import find_photos
+from softgate_pose.batch.predicting import predict_photos
+from softgate_pose.batch.results import Results
 
 EVERY = 200
 KINDS = [
@@ -62,7 +64,7 @@ def main(count: int, pictures: Path | None) -> int:
         seen = [resident()]
         print(f"photos  resident MB\n{0:>6}  {seen[0]:11.1f}", flush=True)
         with Results(place / "poses.json", {}) as results:
-            run = process(photos, partial(predict, model), boxes=boxes, results=results)
+            run = predict_photos(photos, partial(predict, model), boxes=boxes, results=results)
             for number, _ in enumerate(run, 1):
                 if number % EVERY == 0:
                     seen.append(resident())

@@ -15,12 +15,15 @@ from PIL import Image
 
 from benchmarks.contestants import Setting
 from benchmarks.report import Table
-from softgate_pose import create_model, deploy, folder, predict
+from softgate_pose import create_model, deploy, predict
+from softgate_pose.batch.photos import find_photos, picture_paths
+from softgate_pose.batch.predicting import predict_photos
+from softgate_pose.batch.results import Results
 
 __all__ = ["make_photos", "photos_table"]
 
 STAGES = {
-    "reading the file": "softgate_pose.folder.open_image",
+    "reading the file": "softgate_pose.batch.predicting.open_image",
     "photo to tensor": "softgate_pose.prediction.load_image",
     "cropping": "softgate_pose.pose.geometry.crop",
     "normalising": "softgate_pose.prediction.normalize",
@@ -28,7 +31,7 @@ STAGES = {
     "decoding": "softgate_pose.prediction.decode_heatmaps",
     "drawing": "softgate_pose.prediction.draw_poses",
     "writing the picture": "PIL.Image.Image.save",
-    "keeping the poses": "softgate_pose.folder.Results.add",
+    "keeping the poses": "softgate_pose.batch.results.Results.add",
 }
 """The function that a stage is the time in; time in a stage inside another is the inner one's alone."""
 
@@ -79,15 +82,15 @@ def photos_table(name: str, setting: Setting, place: Path, boxes: dict[str, list
     model = create_model(base, device=setting.device, channels_last=True)
     model = deploy(model) if "deploy" in forms else model
     model = model.to(torch.bfloat16) if "bf16" in forms else model
-    photos = folder.find_photos([place])
+    photos = find_photos([place])
     watch = Stopwatch()
     with ExitStack() as stack:
         for stage, function in STAGES.items():
             stack.enter_context(patch(function, watch.timed(stage, pkgutil.resolve_name(function))))
-        results = stack.enter_context(folder.Results(place.parent / "poses.json", {}, overwrite=True))
-        pictures = folder.picture_paths(photos, place.parent / "drawn")
+        results = stack.enter_context(Results(place.parent / "poses.json", {}, overwrite=True))
+        pictures = picture_paths(photos, place.parent / "drawn")
         begin = time.perf_counter()
-        for photo, _, problem in folder.process(
+        for photo, _, problem in predict_photos(
             photos, partial(predict, model), boxes=boxes, results=results, pictures=pictures
         ):
             if problem is not None:

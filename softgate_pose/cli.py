@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args
@@ -18,7 +19,11 @@ import click
 import torch
 from tqdm import tqdm
 
-from softgate_pose import __version__, demo, evaluation, folder, oks, publishing, zoo
+from softgate_pose import __version__, demo, evaluation, oks, publishing, zoo
+from softgate_pose.batch.boxes import read_boxes
+from softgate_pose.batch.photos import find_photos, picture_paths
+from softgate_pose.batch.predicting import is_done, predict_photos
+from softgate_pose.batch.results import Results
 from softgate_pose.card import commands, data_lines
 from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.factory import create_model, find_training
@@ -37,7 +42,7 @@ from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.run import is_main_process, train_and_save
 from softgate_pose.training.teacher import Teacher
 from softgate_pose.weights import file_digest, weights_digest
-from softgate_pose.writing import written_whole
+from softgate_pose.writing import write_picture, written_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +106,9 @@ _batch_size = click.option(
 @click.version_option(__version__, package_name="softgate-pose")
 def main() -> None:
     """2D human pose estimation with small, fast soft-gated networks."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command("list")
@@ -210,15 +218,16 @@ def predict_command(
     A photo that cannot be read is passed over and listed at the end, with exit status 1. An
     interrupted run with --out goes on where it stopped when the same command is given again.
     """
-    found = folder.find_photos(photos, leave_out=pictures)
-    boxes = None if boxes_file is None else folder.read_boxes(boxes_file)
+    found = find_photos(photos, leave_out=pictures)
+    boxes = None if boxes_file is None else read_boxes(boxes_file)
     name, model = _build(model_name, checkpoint, device)
     weights = None
     if out is not None:  # only the part file records which weights made it
         weights = weights_digest(model) if isinstance(model, SoftGatePose) else file_digest(Path(name))
     if isinstance(model, SoftGatePose):
         model = deploy(model)
-    drawn = None if pictures is None else folder.picture_paths(found, pictures)
+    drawn = None if pictures is None else picture_paths(found, pictures)
+    _keep_inputs({"--out": out}, [file for file in (boxes_file, checkpoint, Path(name)) if file is not None])
     settings = {
         "photos": [str(source.resolve()) for source in photos],
         "model": name,
@@ -230,12 +239,14 @@ def predict_command(
     }
     run = partial(predict, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
     failed: list[str] = []
-    with nullcontext() if out is None else folder.Results(out, settings, overwrite=overwrite) as results:
-        if results is not None and results.done:
-            click.echo(f"Going on: {len(results.done)} of {_photos(len(found))} are done.", err=True)
+    gone = 0
+    with nullcontext() if out is None else Results(out, settings, overwrite=overwrite) as results:
+        done = sum(is_done(photo, results, drawn) for photo in found)
+        if done:
+            click.echo(f"Going on: {done} of {_photos(len(found))} are done.", err=True)
         try:
-            with _progress(len(found), "photos", done=0 if results is None else len(results.done)) as bar:
-                for photo, poses, problem in folder.process(found, run, boxes=boxes, results=results, pictures=drawn):
+            with _progress(len(found), "photos", done=done) as bar:
+                for photo, poses, problem in predict_photos(found, run, boxes=boxes, results=results, pictures=drawn):
                     bar.update()
                     if problem is not None:
                         failed.append(problem)
@@ -248,10 +259,12 @@ def predict_command(
                 click.echo("Give the command again to go on.", err=True)
             sys.exit(130)
         if results is not None:
+            gone = len(results.done.keys() - {photo.name for photo in found})
             results.finish([photo.name for photo in found])
     succeeded = len(found) - len(failed)
     if out is not None:
-        click.echo(f"{out}: poses of {_photos(succeeded)}.", err=True)
+        more = f", and of {gone} that {'is' if gone == 1 else 'are'} no longer there" if gone else ""
+        click.echo(f"{out}: poses of {_photos(succeeded)}{more}.", err=True)
     if pictures is not None:
         click.echo(f"{pictures}: {_photos(succeeded)} with skeletons.", err=True)
     if failed:
@@ -325,7 +338,9 @@ def evaluate_command(
         _refuse("--mean-pose scores no model", model_options)
 
     people, annotations = read_people_and_coco(data)
-    read = [*people.images, *annotation_files(data), *([] if predictions_file is None else [predictions_file])]
+    sources = (data, *mean_pose)
+    read = [*people.images, *(file for source in sources for file in annotation_files(source))]
+    read += [] if predictions_file is None else [predictions_file]
     _check_outputs({"--json": json_file, "--save-predictions": save_predictions, "--sheet": sheet}, read)
     if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise ValueError(f"--sheet {sheet}: the picture must end in .jpg or .png.")
@@ -347,6 +362,8 @@ def evaluate_command(
                 raise ValueError(f"{name} holds COCO's results, which do not say whom each is for: no --sheet.")
     elif mean_pose:
         training_people = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
+        if not training_people.labelled.any():
+            raise ValueError(f"--mean-pose {', '.join(mean_pose)}: nothing is labelled that {data} is scored on.")
         points = evaluation.mean_pose_keypoints(training_people, people)
         name, found = "mean pose", Predictions(people.skeleton.keypoints, points)
     else:
@@ -356,19 +373,21 @@ def evaluate_command(
     if save_predictions is not None and isinstance(found, Predictions):
         write_predictions(save_predictions, found)
 
-    row: dict[str, Any] = {"model": name, "data": data, **settings}
-    how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
-    click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
     chosen = found.select_keypoints(people.skeleton.keypoints) if isinstance(found, Predictions) else None
-    if chosen is not None:
-        row |= _report(evaluation.score_keypoints(chosen.keypoints, people))
-    if lacking is not None:
-        click.echo(f"\nWithout average precision. {lacking}", err=True)
-    elif annotations is not None:
-        row["oks"] = _report(oks.score_oks(found, annotations))
-    if json_file is not None:
+    scored = None if chosen is None else evaluation.score_keypoints(chosen.keypoints, people)
+    precision = oks.score_oks(found, annotations) if annotations is not None and lacking is None else None
+    if json_file is not None:  # before anything is printed, whose reader may leave
+        row = {"model": name, "data": data, **settings, **({} if scored is None else _described(scored))}
+        if precision is not None:
+            row["oks"] = _described(precision)
         with written_whole(json_file) as scratch:
             scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
+    click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
+    for table in filter(None, (scored, precision)):
+        _print_evaluation(table)
+    if lacking is not None:
+        click.echo(f"\nWithout average precision. {lacking}", err=True)
     if sheet is not None and chosen is not None:  # last, so that an image that cannot be read costs no figures
         _write_sheet(sheet, people, chosen)
 
@@ -657,16 +676,30 @@ def _build(name: str | None, checkpoint: Path | None, device: str) -> tuple[str,
 
 def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
     """Raise unless each option's file can be written, and replaces no input and no other output."""
-    taken = {os.path.realpath(file): "is read by this command" for file in read}
     for option, file in outputs.items():
         if file is None:
             continue
-        if file.is_dir() or not file.parent.is_dir():
+        target = Path(os.path.realpath(file))
+        if target.is_dir():
+            raise ValueError(f"{option} {file}: is a folder.")
+        if not target.parent.is_dir():
+            raise ValueError(f"{option} {file}: there is no folder {target.parent}.")
+        is_device = target.exists() and not target.is_file()
+        if not os.access(target if is_device else target.parent, os.W_OK):
             raise ValueError(
-                f"{option} {file}: " + ("is a folder." if file.is_dir() else f"there is no folder {file.parent}.")
+                f"{option} {file}: " + ("" if is_device else f"the folder {target.parent} ") + "cannot be written."
             )
-        if not os.access(file.parent, os.W_OK):
-            raise ValueError(f"{option} {file}: the folder {file.parent} cannot be written.")
+    _keep_inputs(outputs, read)
+
+
+def _keep_inputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
+    """Raise if an option's file is one that is read, or another option's."""
+    wanted = {option: file for option, file in outputs.items() if file is not None}
+    taken = {}
+    for file in set(read) if wanted else ():
+        with suppress(ValueError):  # a name that no file can have
+            taken[os.path.realpath(file)] = "is read by this command"
+    for option, file in wanted.items():
         real = os.path.realpath(file)
         if real in taken:
             raise ValueError(f"{option} {file}: this file {taken[real]}; choose another name.")
@@ -675,9 +708,8 @@ def _check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> 
 
 def _write_sheet(file: Path, people: People, predictions: Predictions) -> None:
     errors = evaluation.person_errors(predictions.keypoints, people)
-    with written_whole(file) as scratch:
-        picture_format = "PNG" if file.suffix.lower() == ".png" else "JPEG"
-        contact_sheet(people, predictions, errors).save(scratch, picture_format, quality=90)
+    picture_format = "PNG" if file.suffix.lower() == ".png" else "JPEG"
+    write_picture(contact_sheet(people, predictions, errors), file, picture_format, quality=90)
 
 
 def _refuse(reason: str, options: dict[str, Any]) -> None:
@@ -695,8 +727,13 @@ def _lacking_pycocotools() -> ImportError | None:
     return None
 
 
-def _report(scored: evaluation.Evaluation) -> dict[str, Any]:
-    """Print protocol and people, and the figures below their names, in 80 columns; what --json writes of them."""
+def _described(scored: evaluation.Evaluation) -> dict[str, Any]:
+    """What --json writes of a table."""
+    return {**scored.to_dict(), "definition": scored.definition}
+
+
+def _print_evaluation(scored: evaluation.Evaluation) -> None:
+    """Protocol and people, and the figures below their names, in as many lines as 80 columns need."""
     indent = " " * 12
     click.echo(f"\n{'protocol':<12}{scored.protocol}")
     click.echo(textwrap.fill(scored.definition, 80, initial_indent=indent, subsequent_indent=indent))
@@ -709,7 +746,6 @@ def _report(scored: evaluation.Evaluation) -> dict[str, Any]:
             names, values = "", ""
         names, values = f"{names}{name:>{width}}", f"{values}{value:>{width}.1f}"
     click.echo(f"{names}\n{values}" if names else "Nobody could be scored.")
-    return {**scored.to_dict(), "definition": scored.definition}
 
 
 def _progress(total: int, unit: str, *, done: int) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
+
+from PIL.Image import Image
 
 fcntl: ModuleType | None
 try:
@@ -16,7 +19,7 @@ try:
 except ImportError:  # Windows: there nothing keeps two runs from one output
     fcntl = None
 
-__all__ = ["lock", "written_whole"]
+__all__ = ["lock", "write_picture", "written_whole"]
 
 
 def lock(stream: IO[bytes], message: str) -> None:
@@ -35,6 +38,14 @@ def lock(stream: IO[bytes], message: str) -> None:
         raise BlockingIOError(message) from None
     except OSError:  # a file system without locks
         return
+
+
+def write_picture(picture: Image, file: Path, picture_format: str, **settings: Any) -> None:
+    """Write a picture whole or not at all; ``settings`` are those of Pillow's ``save``."""
+    encoded = io.BytesIO()  # to a file Pillow writes by itself, and does not see that a full disk cut it short
+    picture.save(encoded, picture_format, **settings)
+    with written_whole(file) as scratch:
+        scratch.write_bytes(encoded.getvalue())
 
 
 @contextmanager

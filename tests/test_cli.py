@@ -155,7 +155,14 @@ def test_pictures_of_photos_that_differ_in_their_ending_only(model_name, photos,
 
 def test_pictures_never_replace_photos(model_name, photos):
     before = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
-    assert "would replace a photo" in failing("predict", photos, "--model", model_name, "--pictures", photos)
+    assert "among the photos of" in failing("predict", photos, "--model", model_name, "--pictures", photos)
+    one = next(iter(before))
+    assert "would replace a photo" in failing("predict", one, "--model", model_name, "--pictures", one.parent)
+    boxes = photos.parent / "boxes.json"
+    boxes.write_text(json.dumps({one.name: []}))
+    command = ("predict", one, "--model", model_name, "--boxes", boxes)
+    assert "boxes.json: this file is read by this command" in failing(*command, "--out", boxes, "--overwrite")
+    assert json.loads(boxes.read_text()) == {one.name: []}
     assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == before
 
 

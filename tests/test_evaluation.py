@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
-from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, predict, save_pretrained
+from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, cli, predict, save_pretrained
 from softgate_pose.cli import main
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, score_keypoints
 from softgate_pose.model.network import SoftGatePose
@@ -366,6 +368,32 @@ def test_oks_of_one_person_by_hand(tmp_path):
     assert score_oks(predictions, annotations_of(source)).table["AP"] == pytest.approx(10)
 
 
+@pytest.mark.parametrize("ids", [(1, "two", 3.5), (-1, 2**63, 2**63 + 1)], ids=["mixed", "large"])
+def test_images_may_have_ids_of_any_kind(tmp_path, ids):
+    """pycocotools sorts them, and makes floats of large ones, which are then not found."""
+    source = coco_source(tmp_path, many_annotations())
+    file = annotations_of(source).file
+    data = json.loads(file.read_text())
+    names = dict(zip((1, 2, 3), ids, strict=True))
+    for image in data["images"]:
+        image["id"] = names.get(image["id"], image["id"])
+    for row in data["annotations"]:
+        row["image_id"] = names[row["image_id"]]
+    numbered, annotations = annotations_of(source), None
+    file.write_text(json.dumps(data))
+    annotations = annotations_of(source)
+    predictions = perturbed(read_people(source), 4)
+    table = score_oks(predictions, annotations).table
+    assert table == score_oks(predictions, numbered).table
+    assert 5 < table["AP"] < 95
+
+
+@pytest.mark.parametrize("missing", [math.nan, math.inf])
+def test_results_whose_keypoints_are_missing_match_nobody(tmp_path, missing):
+    annotations = annotations_of(coco_source(tmp_path, [coco_annotation(1, points_17())]))
+    assert score_oks([{**RESULT, "keypoints": [missing] * 51}], annotations).table["AP"] == 0
+
+
 def test_perfect_predictions_have_full_average_precision(tmp_path):
     source = coco_source(tmp_path, many_annotations())
     people = read_people(source)
@@ -437,14 +465,20 @@ def test_predictions_that_do_not_fit_the_annotations(tmp_path):
     for changes, match in (
         (
             {"keypoints": [1.0] * 48},
-            "Result 0 must have 3 x 17 numbers as keypoints, x, y and s of nose to right_ankle .*48",
+            "Result 0 must have 3 x 17 numbers as keypoints, x, y and s of nose to right_ankle ",
         ),
-        ({"keypoints": [1.0] * 3}, "got 3"),
+        ({"keypoints": [1.0] * 3}, r"got \[1.0, 1.0, 1.0\]"),
+        ({"keypoints": ["1"] * 51}, r"got \['1', '1'"),
+        ({"keypoints": [[1.0], [1.0, 2.0]]}, r"got \[\[1.0\], \[1.0, 2.0\]\]"),
+        ({"image_id": [1]}, r"image_id \[1\], which is not one of"),
+        ({"score": "1"}, "Result 0 must have a finite number as score, got '1'"),
         ({"keypoints": None}, "Result 0 has no keypoints"),
-        ({"score": math.nan}, "score of nan"),
+        ({"score": math.nan}, "must have a finite number as score, got nan"),
     ):
         with pytest.raises(ValueError, match=match):
             score_oks([{**result, **changes}], annotations)
+    with pytest.raises(ValueError, match=r"Result 0 must be a dictionary, got \[\]"):
+        score_oks([[]], annotations)
     with pytest.raises(ValueError, match="Result 0 has no keypoints and no score"):
         score_oks([{"image_id": 1, "category_id": 1}], annotations)
     with pytest.raises(ValueError, match=r"predictions of 1 people .* got 2"):
@@ -642,6 +676,37 @@ def test_the_mean_pose_of_coco_data(tmp_path):
     _, table = scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", tmp_path / "p.json")
     assert table["model"] == "mean pose"
     assert scored(tmp_path, "--predictions", tmp_path / "p.json", "--data", source)[1]["oks"] == table["oks"]
+
+
+def test_a_mean_pose_lacks_what_nobody_has_labelled(tmp_path, mpii_source):
+    people, training = read_people(mpii_source), read_people(mpii_source)
+    training.labelled[:, 3] = False
+    found = mean_pose_keypoints(training, people)
+    assert found[:, 3].isnan().all()
+    assert found[:, :3].isfinite().all()
+    fish = coco_source(tmp_path / "fish", [coco_annotation(1, [(1.0, 2.0), (3.0, 4.0)])], names=("gill", "tail"))
+    assert f"--mean-pose {mpii_source}: nothing is labelled that {fish} is scored on" in failing(
+        "--mean-pose", mpii_source, "--data", fish
+    )
+
+
+def test_a_table_is_written_though_nobody_reads_what_is_printed(tmp_path, mpii_source, monkeypatch):
+    def left(*given, **more):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "_print_evaluation", left)
+    run("--mean-pose", mpii_source, "--data", mpii_source, "--json", tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())["model"] == "mean pose"
+
+
+def test_names_that_an_encoding_lacks_are_printed_in_another_way(tmp_path):
+    source = coco_source(tmp_path, [coco_annotation(1, [(1.0, 2.0), (3.0, 4.0)])], names=("鼻", "tail"))
+    done = subprocess.run(
+        [sys.executable, "-m", "softgate_pose", "evaluate", "--mean-pose", source, "--data", source],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"\u9f3b" in done.stdout
 
 
 def test_options_that_do_not_go_together(mpii_source, tmp_path):

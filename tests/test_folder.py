@@ -13,8 +13,11 @@ from made_data import awkward_photos
 from PIL import Image
 
 from softgate_pose import LSP, Poses, save_pretrained
+from softgate_pose.batch.boxes import read_boxes
+from softgate_pose.batch.photos import Photo, find_photos, picture_paths
+from softgate_pose.batch.predicting import is_done, predict_photos
+from softgate_pose.batch.results import OUTPUT_SUFFIXES, Results
 from softgate_pose.cli import main
-from softgate_pose.folder import OUTPUT_SUFFIXES, Photo, Results, find_photos, picture_paths, process, read_boxes
 
 
 @pytest.fixture
@@ -79,13 +82,16 @@ def test_a_run_that_is_killed_at_any_moment_leaves_nothing_half_and_goes_on(phot
 NAMES = ["a.jpg", "b/c.png", "é.jpg", "latin-\udce9.jpg", "d,\"'\n.gif"]
 
 
+STAMP = (1, 2)  # of photos that are not there
+
+
 def go_on(out):
     """A run over NAMES, from what is there."""
     with Results(out, {"model": "x"}) as results:
         before = list(results.done)
         for i, name in enumerate(NAMES):
             if name not in results.done:
-                results.add(name, poses_of(i, seed=i))
+                results.add(name, poses_of(i, seed=i), STAMP)
         results.finish(NAMES)
     return before, out.read_bytes()
 
@@ -96,7 +102,7 @@ def part(tmp_path):
     whole = {suffix: go_on(tmp_path / f"whole{suffix}")[1] for suffix in OUTPUT_SUFFIXES}
     with Results(tmp_path / "first.json", {"model": "x"}) as results:
         for i, name in enumerate(NAMES):
-            results.add(name, poses_of(i, seed=i))
+            results.add(name, poses_of(i, seed=i), STAMP)
         return results.part.read_bytes(), whole
 
 
@@ -117,10 +123,12 @@ def test_a_part_file_cut_anywhere_is_gone_on_from(part, tmp_path, suffix):
     "line",
     [
         b"\0" * 5000,  # what a power cut leaves
-        b"5", b"{}", b'{"image": "a.jpg", "people": []}', b'{"image": "a.jpg", "keypoint_names": [], "people": 5}',
-        b'{"image": "a.jpg", "keypoint_names": ["x"], "people": [{"box": [1.0, 1.0, 2.0, 2.0], "scores": [1.0], '
-        b'"keypoints": [[NaN, 1.0]]}]}',
-        b'{"image": 5, "keypoint_names": [], "people": []}', b"[" * 100_000,
+        b"5", b"{}", b'{"image": "a.jpg", "people": []}', b'{"image": "a.jpg", "keypoint_names": [], "people": []}',
+        b'{"image": "a.jpg", "file": [1, 2], "keypoint_names": [], "people": 5}',
+        b'{"image": "a.jpg", "file": [1, "2"], "keypoint_names": [], "people": []}',
+        b'{"image": "a.jpg", "file": [1, 2], "keypoint_names": ["x"], "people": [{"box": [1.0, 1.0, 2.0, 2.0], '
+        b'"scores": [1.0], "keypoints": [[NaN, 1.0]]}]}',
+        b'{"image": 5, "file": [1, 2], "keypoint_names": [], "people": []}', b"[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_damaged_line_is_done_again(part, tmp_path, line):
@@ -163,17 +171,17 @@ def test_json_is_what_python_writes_of_the_whole_list(part):
 
 def test_the_disk_has_what_was_added_before_the_next_photo(tmp_path):
     with Results(tmp_path / "p.json", {}) as results:
-        results.add("a.jpg", poses_of())
+        results.add("a.jpg", poses_of(), STAMP)
         assert json.loads(results.part.read_bytes().splitlines()[-1])["image"] == "a.jpg"
 
 
 def test_two_runs_do_not_share_an_output(tmp_path):
     pytest.importorskip("fcntl")
     with Results(tmp_path / "p.json", {}) as first:
-        first.add("a.jpg", poses_of())
+        first.add("a.jpg", poses_of(), STAMP)
         with pytest.raises(BlockingIOError, match=r"p\.json\.part is being written by another process; wait"):
             Results(tmp_path / "p.json", {})
-        first.add("b.jpg", poses_of())
+        first.add("b.jpg", poses_of(), STAMP)
     with Results(tmp_path / "p.json", {}) as second:
         assert list(second.done) == ["a.jpg", "b.jpg"]
 
@@ -199,7 +207,7 @@ def test_a_photo_that_does_not_fit_into_memory_fails_alone(tmp_path, photo, erro
             raise raised.pop()
         return poses_of()
 
-    (_, none, problem), (_, poses, nothing) = process(find_photos([tmp_path]), predict)
+    (_, none, problem), (_, poses, nothing) = predict_photos(find_photos([tmp_path]), predict)
     assert (none, nothing) == (None, None)
     assert f"{tmp_path / 'a.jpg'} {reason}" in problem
     assert len(poses) == 1
@@ -212,13 +220,13 @@ def test_an_error_that_every_photo_would_meet_ends_the_run(tmp_path, photo):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="device-side"):
-        list(process(find_photos([tmp_path]), predict))
+        list(predict_photos(find_photos([tmp_path]), predict))
 
 
 def test_keypoints_that_are_no_numbers_are_a_failure_and_not_in_the_output(tmp_path, photo):
     photo.save(tmp_path / "a.jpg")
     broken = Poses(torch.full((1, 14, 2), torch.nan), torch.ones(1, 14), torch.ones(1, 4), LSP)
-    ((_, poses, problem),) = process(find_photos([tmp_path]), lambda image, boxes: broken)
+    ((_, poses, problem),) = predict_photos(find_photos([tmp_path]), lambda image, boxes: broken)
     assert poses is None
     assert "a.jpg: the model's keypoints or scores are not finite numbers" in problem
 
@@ -255,7 +263,8 @@ def test_photos_are_found_in_order_without_following_links_to_folders(tmp_path, 
     assert [photo.name for photo in find_photos([tmp_path / "in"], leave_out=tmp_path / "in" / "a")] == [
         photo.name for photo in found if not photo.name.startswith("a/")
     ]
-    assert len(find_photos([tmp_path / "in"], leave_out=tmp_path / "in")) == len(found)
+    with pytest.raises(ValueError, match=r"pictures would lie among the photos of .*in, and be taken for photos"):
+        find_photos([tmp_path / "in"], leave_out=tmp_path / "in")
     with pytest.raises(ValueError, match="holds no images"):
         find_photos([tmp_path / "in" / "z"], leave_out=tmp_path / "in")
     with pytest.raises(FileNotFoundError, match="No photo or folder"):
@@ -275,7 +284,9 @@ def test_boxes_are_those_of_the_path_that_was_given(tmp_path, photo, monkeypatch
     photo.save("sub/a.jpg")
     boxes = {"a.jpg": [[0.0, 0.0, 10.0, 10.0]], "sub/a.jpg": [[5.0, 5.0, 20.0, 20.0]]}
     given = []
-    list(process(find_photos(["sub/a.jpg"]), lambda image, boxes: given.append(boxes) or poses_of(), boxes=boxes))
+    list(
+        predict_photos(find_photos(["sub/a.jpg"]), lambda image, boxes: given.append(boxes) or poses_of(), boxes=boxes)
+    )
     assert given == [boxes["sub/a.jpg"]]
 
 
@@ -286,7 +297,7 @@ def test_a_picture_whose_name_is_too_long_fails_alone(tmp_path, photo):
         photo.save(tmp_path / "in" / name)
     found = find_photos([tmp_path / "in"])
     paths = picture_paths(found, tmp_path / "drawn")
-    problems = [problem for _, _, problem in process(found, lambda image, boxes: poses_of(), pictures=paths)]
+    problems = [problem for _, _, problem in predict_photos(found, lambda image, boxes: poses_of(), pictures=paths)]
     assert [problem is None for problem in problems] == [True, False, True]
     assert "cannot be written: File name too long" in problems[1]
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [f"{'a' * 251}.jpg", "b.jpg"]
@@ -325,7 +336,7 @@ def test_an_image_cut_while_it_is_open_fails_alone(tmp_path):
     (photo,) = find_photos([tmp_path / "a.png"])
     assert (photo.folder, photo.name) == (tmp_path, "a.png")
     (tmp_path / "a.png").unlink()
-    ((_, poses, problem),) = process([photo], lambda image, boxes: poses_of())
+    ((_, poses, problem),) = predict_photos([photo], lambda image, boxes: poses_of())
     assert poses is None
     assert "No image" in problem
 
@@ -368,5 +379,71 @@ def test_what_went_wrong_names_the_photo_s_path(tmp_path, photo):
     def predict(image, boxes):
         raise ValueError("Box 0.png lies outside.")
 
-    ((_, _, problem),) = process(find_photos([tmp_path]), predict)
+    ((_, _, problem),) = predict_photos(find_photos([tmp_path]), predict)
     assert problem == f"{tmp_path / '0.png'}: Box 0.png lies outside."
+
+
+def test_a_picture_replaces_no_file_but_an_earlier_picture(tmp_path, photo):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "sub/a.jpg"):
+        photo.save(tmp_path / "photos" / name)
+    before = (tmp_path / "photos" / "a.jpg").read_bytes()
+    found = find_photos([tmp_path / "photos" / "sub"])
+    with pytest.raises(ValueError, match="would replace a photo, or another file that was not drawn here; choose"):
+        picture_paths(found, tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.jpg").read_bytes() == before
+    for _ in range(2):
+        paths = picture_paths(found, tmp_path / "drawn")
+        assert [problem for *_, problem in predict_photos(found, lambda *given: poses_of(), pictures=paths)] == [None]
+    with pytest.raises(ValueError, match=r"a\.jpg is a file; pictures are written to a folder"):
+        picture_paths(found, tmp_path / "photos" / "a.jpg")
+
+
+def test_a_photo_that_was_replaced_is_done_again(tmp_path, photo):
+    """And one that fails now has no poses, though the file before it had."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photo.save(tmp_path / name)
+    found = find_photos([tmp_path])
+    out = tmp_path / "out" / "p.json"
+    with Results(out, {}) as results:
+        assert len(list(predict_photos(found, lambda *given: poses_of(), results=results))) == 3
+    photo.resize((99, 99)).save(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").write_text("no photo")
+    with Results(out, {}) as results:
+        assert [is_done(one, results, None) for one in found] == [True, False, False]
+        outcomes = list(predict_photos(found, lambda *given: poses_of(), results=results))
+        assert [(outcome.photo.name, outcome.problem is None) for outcome in outcomes] == [
+            ("b.jpg", True), ("c.jpg", False)
+        ]  # fmt: skip
+        results.finish([one.name for one in found])
+    rows = json.loads(out.read_text())
+    assert [row["image"] for row in rows] == ["a.jpg", "b.jpg"]
+    assert set(rows[0]) == {"image", "keypoint_names", "people"}
+
+
+def test_poses_of_photos_that_are_gone_stay_in_the_output(tmp_path):
+    with Results(tmp_path / "p.jsonl", {}) as results:
+        for name in ("gone.jpg", "here.jpg"):
+            results.add(name, poses_of(), STAMP)
+        results.finish(["here.jpg"])
+    rows = [json.loads(line)["image"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert rows == ["here.jpg", "gone.jpg"]
+
+
+def test_a_link_to_itself_counts_as_a_file_and_a_photo_named_twice_once(tmp_path, photo):
+    photo.save(tmp_path / "a.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    assert [found.name for found in find_photos([tmp_path, tmp_path / "a.jpg"])] == ["a.jpg", "loop.jpg"]
+
+
+def test_a_picture_that_the_disk_cuts_short_is_an_error(tmp_path, photo, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    photo.save(tmp_path / "a.jpg")
+    found = find_photos([tmp_path])
+    paths = picture_paths(found, tmp_path / "drawn")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(predict_photos(found, lambda *given: poses_of(), pictures=paths))
+    assert not list((tmp_path / "drawn").iterdir())

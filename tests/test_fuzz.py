@@ -16,7 +16,8 @@ import fuzz
 import numpy as np
 
 from softgate_pose import LSP, MPII, PoseConfig, Poses, Skeleton, predict
-from softgate_pose.folder import Results, read_boxes
+from softgate_pose.batch.boxes import read_boxes
+from softgate_pose.batch.results import Results
 from softgate_pose.images import load_image
 from softgate_pose.people import People, Predictions
 from softgate_pose.prediction_files import read_predictions, write_predictions
@@ -179,14 +180,14 @@ def test_whatever_photos_are_called_an_interrupted_run_loses_and_doubles_none(ph
             with Results(out, {}) as results:
                 for name in photos[: data.draw(st.integers(0, len(photos)))]:
                     if name not in results.done:
-                        results.add(name, poses)
+                        results.add(name, poses, (1, 2))
             size = results.part.stat().st_size
             with results.part.open("ab") as part:
                 part.truncate(data.draw(st.integers(0, size)))
         with Results(out, {}) as results:
             for name in photos:
                 if name not in results.done:
-                    results.add(name, poses)
+                    results.add(name, poses, (1, 2))
             results.finish(photos)
         assert [json.loads(line)["image"] for line in out.read_text().splitlines()] == photos
 

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 import softgate_pose
 from softgate_pose import MPII, create_model, save_pretrained
+from softgate_pose.batch.boxes import read_boxes
+from softgate_pose.batch.results import Results
 from softgate_pose.export import load_onnx
-from softgate_pose.folder import Results, read_boxes
 from softgate_pose.images import open_image
 from softgate_pose.people import People
 from softgate_pose.prediction_files import read_predictions

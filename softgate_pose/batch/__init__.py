@@ -1,0 +1,1 @@
+"""Prediction over many photos: found in folders, resumable, and going on past bad ones."""
