@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -49,7 +48,7 @@ _NO_REQUESTS_ELSEWHERE = (
 )
 
 
-def _boxes(count: int) -> str:
+def _count_boxes(count: int) -> str:
     return f"{count} box{'' if count == 1 else 'es'}."
 
 
@@ -127,6 +126,104 @@ def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[float]], corner: tup
     return shown
 
 
+class _Handlers:
+    """What the page does on each event. A handler returns a value for each component that its event is wired to.
+
+    Args:
+        models: Name to what loads the model; each is loaded when it is first used.
+        scratch: A folder for files to download.
+    """
+
+    def __init__(self, models: Models, scratch: Path) -> None:
+        self.models, self.scratch, self.gr = models, scratch, _gradio()
+        self._loaded: dict[str, PoseModel] = {}
+
+    def show_photo(self, file: str | None) -> tuple[Any, ...]:
+        """A new photo: the picture to click on, and the status."""
+        if file is None:
+            return None, BEGIN
+        try:
+            photo = open_image(file)
+            return _fitted(photo), f"{Path(file).name}: {photo.width} × {photo.height} pixels."
+        except (OSError, ValueError) as error:
+            return None, _problem(error, file)
+
+    def show_boxes(self, file: str | None, text: str, job: Any) -> tuple[Any, ...]:
+        """Typed boxes: the picture with them, no corner, and the status, unless people were found in these boxes."""
+        if file is None:
+            return None, None, BEGIN
+        try:
+            photo, boxes = _photo_and_boxes(file, text)
+        except (OSError, ValueError) as error:
+            return self.gr.skip(), None, _problem(error, file)
+        told = _count_boxes(len(boxes)) if boxes else "The whole photo."
+        # a click on the button ends the typing, too, and this may be told after what was found
+        found = job is not None and (job[1] or []) == boxes
+        return draw_boxes(photo, boxes, None), None, self.gr.skip() if found else told
+
+    def click(self, file: str | None, text: str, corner: Any, event: Any) -> tuple[Any, ...]:
+        """A click on the photo, the first or the second corner of a box: the picture, boxes, corner and status."""
+        unchanged = self.gr.skip()
+        try:
+            photo, boxes = _photo_and_boxes(file or "", text)
+        except (OSError, ValueError) as error:
+            return unchanged, unchanged, None, _problem(error, file)
+        zoom = max(1.0, max(photo.size) / _SHOWN)
+        x, y = (round(float(value) * zoom, 1) for value in event.index)
+        if corner is None:
+            return draw_boxes(photo, boxes, (x, y)), unchanged, (x, y), "Now click the opposite corner."
+        if x == corner[0] or y == corner[1]:
+            told = "That box has no area; click two other corners."
+            return draw_boxes(photo, boxes, None), unchanged, None, told
+        boxes.append([min(x, corner[0]), min(y, corner[1]), max(x, corner[0]), max(y, corner[1])])
+        lines = "\n".join(", ".join(f"{value:g}" for value in box) for box in boxes)
+        return draw_boxes(photo, boxes, None), lines, None, _count_boxes(len(boxes))
+
+    def find(self, file: str | None, text: str, name: str, decode: DecodeMethod, flip_test: bool) -> tuple[Any, ...]:
+        """The skeletons, table, JSON file and job of what is found, and the status."""
+        nothing: tuple[Any, ...] = (None, [], self.gr.update(interactive=False, value=None), None)
+        if file is None:
+            return (*nothing, BEGIN)
+        try:
+            boxes = parse_boxes(text)
+            if boxes is not None and len(boxes) > _PEOPLE:
+                raise ValueError(f"This page takes at most {_PEOPLE} people at once, got {len(boxes)} boxes.")
+            photo = open_image(file)
+            poses = predict(self._load(name), photo, boxes, flip_test=flip_test, decode=decode)
+        except (OSError, ValueError, RuntimeError) as error:
+            return (*nothing, _problem(error, file))
+        place = Path(tempfile.mkdtemp(dir=self.scratch)) / f"{Path(file).stem}-poses.json"
+        place.write_text(json.dumps(poses.to_dict(), indent=1) + "\n", encoding="utf-8")
+        told = f"{len(poses)} {'person' if len(poses) == 1 else 'people'}, {name}."
+        job = (file, boxes, name, flip_test)
+        return poses.draw(photo), _table(poses), self.gr.update(interactive=True, value=str(place)), job, told
+
+    def find_heatmaps(self, job: Any, keypoint: str) -> tuple[Any, ...]:
+        """The overlay and the heatmaps of a job, kept for the choice of another keypoint, and that choice."""
+        if job is None:
+            return None, None, self.gr.skip()
+        file, boxes, name, flip_test = job
+        model = self._load(name)
+        heat = person_heatmaps(model, open_image(file), boxes, flip_test=flip_test)
+        names = model.config.skeleton.keypoints
+        chosen = keypoint if keypoint in names else ALL
+        return self.show_heatmaps(job, heat, chosen), heat, self.gr.update(choices=[ALL, *names], value=chosen)
+
+    def show_heatmaps(self, job: Any, heat: Any, keypoint: str) -> Any:
+        """The overlay of one keypoint's heatmaps, or of all."""
+        if job is None or heat is None:
+            return None
+        names = self._load(job[2]).config.skeleton.keypoints
+        heatmaps, to_photo = heat
+        chosen = names.index(keypoint) if keypoint in names else None
+        return heatmap_overlay(open_image(job[0]), heatmaps, to_photo, chosen)
+
+    def _load(self, name: str) -> PoseModel:
+        if name not in self._loaded:
+            self._loaded[name] = self.models[name]()
+        return self._loaded[name]
+
+
 def build_page(models: Models) -> gradio.Blocks:
     """The page.
 
@@ -139,97 +236,8 @@ def build_page(models: Models) -> gradio.Blocks:
     gr = _gradio()
     scratch = tempfile.TemporaryDirectory(prefix="softgate-pose-demo-")  # all files of the page; gone with it
     os.environ["GRADIO_TEMP_DIR"] = scratch.name  # where gradio puts uploads, and forgets some
-
-    @cache
-    def load(name: str) -> PoseModel:
-        return models[name]()
-
-    def show_photo(file: str | None) -> tuple[Any, ...]:
-        """A new photo: its picture to click on, no boxes, and nothing found."""
-        cleared: tuple[Any, ...] = ("", None, None, None, [], None, gr.update(interactive=False, value=None))
-        if file is None:
-            return (None, *cleared, BEGIN)
-        try:
-            photo = open_image(file)
-            picture = _fitted(photo)
-        except (OSError, ValueError) as error:
-            return (None, *cleared, _problem(error, file))
-        return (picture, *cleared, f"{Path(file).name}: {photo.width} × {photo.height} pixels.")
-
-    def show_boxes(file: str | None, text: str) -> tuple[Any, ...]:
-        """Typed boxes: draw them."""
-        if file is None:
-            return None, None, BEGIN
-        try:
-            photo, boxes = open_image(file), parse_boxes(text) or []
-            geometry.as_boxes(boxes)
-        except (OSError, ValueError) as error:
-            return gr.skip(), None, _problem(error, file)
-        return draw_boxes(photo, boxes, None), None, _boxes(len(boxes)) if boxes else "The whole photo."
-
-    def click(file: str | None, text: str, corner: Any, event: Any) -> tuple[Any, ...]:
-        """A click on the photo: the first or the second corner of a box."""
-        try:
-            photo, boxes = open_image(file or ""), parse_boxes(text) or []
-            geometry.as_boxes(boxes)
-        except (OSError, ValueError) as error:
-            return gr.skip(), gr.skip(), None, _problem(error, file)
-        zoom = max(1.0, max(photo.size) / _SHOWN)
-        x, y = (round(float(value) * zoom, 1) for value in event.index)
-        if corner is None:
-            return draw_boxes(photo, boxes, (x, y)), gr.skip(), (x, y), "Now click the opposite corner."
-        boxes.append([min(x, corner[0]), min(y, corner[1]), max(x, corner[0]), max(y, corner[1])])
-        if boxes[-1][0] == boxes[-1][2] or boxes[-1][1] == boxes[-1][3]:
-            return (
-                draw_boxes(photo, boxes[:-1], None),
-                gr.skip(),
-                None,
-                "That box has no area; click two other corners.",
-            )
-        lines = "\n".join(", ".join(f"{value:g}" for value in box) for box in boxes)
-        return draw_boxes(photo, boxes, None), lines, None, _boxes(len(boxes))
-
-    click.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
-
-    def find(file: str | None, text: str, name: str, decode: DecodeMethod, flip_test: bool) -> tuple[Any, ...]:
-        """The poses, and everything that is shown of them but heatmaps."""
-        nothing: tuple[Any, ...] = (None, [], gr.update(interactive=False, value=None), None)
-        if file is None:
-            return (*nothing, BEGIN)
-        try:
-            boxes = parse_boxes(text)
-            if boxes is not None and len(boxes) > _PEOPLE:
-                raise ValueError(f"This page takes at most {_PEOPLE} people at once, got {len(boxes)} boxes.")
-            photo = open_image(file)
-            poses = predict(load(name), photo, boxes, flip_test=flip_test, decode=decode)
-        except (OSError, ValueError, RuntimeError) as error:
-            return (*nothing, _problem(error, file))
-        place = Path(tempfile.mkdtemp(dir=scratch.name)) / f"{Path(file).stem}-poses.json"
-        place.write_text(json.dumps(poses.to_dict(), indent=1) + "\n", encoding="utf-8")
-        told = f"{len(poses)} {'person' if len(poses) == 1 else 'people'}, {name}."
-        job = (file, boxes, name, flip_test)
-        return poses.draw(photo), _table(poses), gr.update(interactive=True, value=str(place)), job, told
-
-    def find_heatmaps(job: Any, keypoint: str) -> tuple[Any, ...]:
-        """The heatmaps of what was found, kept for the choice of another keypoint."""
-        if job is None:
-            return None, None, gr.skip()
-        file, boxes, name, flip_test = job
-        model = load(name)
-        heat = person_heatmaps(model, open_image(file), boxes, flip_test=flip_test)
-        names = model.config.skeleton.keypoints
-        chosen = keypoint if keypoint in names else ALL
-        return show_heatmaps(job, heat, chosen), heat, gr.update(choices=[ALL, *names], value=chosen)
-
-    def show_heatmaps(job: Any, heat: Any, keypoint: str) -> Any:
-        if job is None or heat is None:
-            return None
-        names = load(job[2]).config.skeleton.keypoints
-        heatmaps, to_photo = heat
-        return heatmap_overlay(
-            open_image(job[0]), heatmaps, to_photo, None if keypoint not in names else names.index(keypoint)
-        )
-
+    does = _Handlers(models, Path(scratch.name))
+    _Handlers.click.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
     first = next(iter(models))
     picture: dict[str, Any] = {"interactive": False, "format": "jpeg", "buttons": ["download", "fullscreen"]}
     with gr.Blocks(title="softgate_pose", analytics_enabled=False, delete_cache=(_KEEP_FILES, _KEEP_FILES)) as page:
@@ -268,17 +276,25 @@ def build_page(models: Models) -> gradio.Blocks:
                     elem_id="table",
                 )
                 download = gr.DownloadButton("Download JSON", interactive=False, elem_id="download")
-        cleared = [text, corner, skeletons, overlay, table, job, download]
-        file.change(show_photo, file, [canvas, *cleared, status], api_name="show_photo")
-        canvas.select(click, [file, text, corner], [canvas, text, corner, status], api_name=False)
-        gr.on([text.blur, text.submit], show_boxes, [file, text], [canvas, corner, status], api_name=False)
+        cleared: dict[Any, Any] = {text: "", corner: None, skeletons: None, overlay: None, table: [], job: None}
+
+        def show_photo(path: str | None) -> tuple[Any, ...]:
+            shown, told = does.show_photo(path)
+            return (shown, *cleared.values(), gr.update(interactive=False, value=None), told)
+
+        file.change(show_photo, file, [canvas, *cleared, download, status], api_name="show_photo")
+        canvas.select(does.click, [file, text, corner], [canvas, text, corner, status], api_name=False)
+        gr.on([text.blur, text.submit], does.show_boxes, [file, text, job], [canvas, corner, status], api_name=False)
         clear.click(lambda: "", None, text, api_name=False).then(
-            show_boxes, [file, text], [canvas, corner, status], api_name=False
+            does.show_boxes, [file, text, job], [canvas, corner, status], api_name=False
         )
         run.click(
-            find, [file, text, model, decode, flip_test], [skeletons, table, download, job, status], api_name="find"
-        ).then(find_heatmaps, [job, keypoint], [overlay, heat, keypoint], api_name=False)
-        keypoint.input(show_heatmaps, [job, heat, keypoint], overlay, api_name=False)
+            does.find,
+            [file, text, model, decode, flip_test],
+            [skeletons, table, download, job, status],
+            api_name="find",
+        ).then(does.find_heatmaps, [job, keypoint], [overlay, heat, keypoint], api_name=False)
+        keypoint.input(does.show_heatmaps, [job, heat, keypoint], overlay, api_name=False)
     page.scratch = scratch
     return page
 
@@ -350,6 +366,13 @@ def _fitted(photo: Image.Image) -> Image.Image:
     rgb = Image.fromarray(load_image(photo).permute(1, 2, 0).contiguous().numpy())
     rgb.thumbnail((_SHOWN, _SHOWN))
     return rgb
+
+
+def _photo_and_boxes(file: str, text: str) -> tuple[Image.Image, list[list[float]]]:
+    """The photo and the boxes that are typed, which are checked."""
+    photo, boxes = open_image(file), parse_boxes(text) or []
+    geometry.as_boxes(boxes)
+    return photo, boxes
 
 
 def _table(poses: Poses) -> list[list[Any]]:
