@@ -28,6 +28,7 @@ from softgate_pose.card import commands, data_lines
 from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.factory import create_model, find_training
 from softgate_pose.model.deployed import deploy
+from softgate_pose.model.growing import grow
 from softgate_pose.model.network import PoseModel, SoftGatePose
 from softgate_pose.people import People, Predictions, concatenate, missing_images
 from softgate_pose.pose.heatmaps import DecodeMethod
@@ -36,7 +37,6 @@ from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import annotation_files, read_people, read_people_and_coco
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
-from softgate_pose.training.growth import grow
 from softgate_pose.training.loop import Engine, Epoch
 from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.run import is_main_process, train_and_save
