@@ -365,6 +365,7 @@ def test_a_photo_s_path_in_a_boxes_file_may_be_spelt_otherwise(name, tmp_path):
         ("a.json", '{"a.jpg": [["1", "9", "9", "9"]]}', "what is not a number"),
         ("a.csv", "a.jpg,1,2,3,4\n", "first line does not name image, x0, x1, y0, y1"),
         ("a.csv", "", "first line does not name"),
+        ("a.csv", "image,x0,y0,x1,y1\na.jpg,1,2,3,4\nb.jpg,1,2\n", "line 3 has fewer values than the first line"),
     ],
 )
 def test_mistakes_in_a_boxes_file_lose_nobody(name, text, match, tmp_path):

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -285,3 +286,9 @@ def test_normalize_uses_the_configs_mean_and_std():
     config = PoseConfig(mean=(0.5, 0.5, 0.0), std=(0.5, 0.25, 1.0))
     images = torch.tensor([255, 255, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     assert normalize(images, config).flatten().tolist() == pytest.approx([1, 2, 1])
+
+
+def test_a_pipe_is_named_as_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match=r"pipe\.jpg is a pipe, which cannot be read twice; save the image to a file"):
+        open_image(tmp_path / "pipe.jpg")

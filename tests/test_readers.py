@@ -89,7 +89,14 @@ def dog(**changes):
         (coco_data(annotations=[coco_row(), coco_row(image_id=8)]), r"annotation \[1\]: its image_id 8 is not among"),
         (coco_data(images=[{"id": 7, "file_name": ".."}]), r"annotation \[0\]: expected the name of an image file"),
         (coco_data(annotations=[coco_row(keypoints=[1, 2, 2])]), r"numbers of shape \(15,\), got .* of shape \(3,\)"),
-        (coco_data(annotations=[coco_row(keypoints=["1"] * 15)]), "'keypoints' must be numbers"),
+        (
+            coco_data(annotations=[coco_row(keypoints=["1"] * 15)]),
+            r"must be numbers .*, got '1' \(str\) among",
+        ),
+        (
+            coco_data(annotations=[coco_row(keypoints=[1, 2, 2, None] * 3 + [0] * 3)]),
+            "got None .* among them",
+        ),
         (coco_data(annotations=[coco_row(keypoints=[float("nan"), 2, 2] * 5)]), r"its nose is at \(nan, 2.0\)"),
         (coco_data(annotations=[coco_row(bbox=[1, 2, 0, 4])]), r"have an area, got \[1.0, 2.0, 0.0, 4.0\]"),
         (coco_data(annotations=[coco_row(bbox=[1, 2, 3])]), r"'bbox' must be numbers of shape \(4,\)"),
@@ -127,6 +134,16 @@ def test_coco_images_lie_where_people_put_them(tmp_path, folder, name, expected)
     image.unlink()
     (tmp_path / folder).mkdir(exist_ok=True)
     assert [missing.name for missing in missing_images(read_people(f"coco:{tmp_path}:train"))] == ["a.jpg"]
+
+
+def test_one_missing_image_does_not_move_the_others(tmp_path):
+    """Names counted from the root, beside a folder of the split; the first person's image is missing."""
+    images = [{"id": n, "file_name": f"train/{n}.jpg"} for n in (7, 8)]
+    source = write_coco(tmp_path, coco_data(images=images, annotations=[coco_row(), coco_row(image_id=8)]))
+    (tmp_path / "train" / "8.jpg").touch()
+    people = read_people(source)
+    assert people.images == (tmp_path / "train/7.jpg", tmp_path / "train/8.jpg")
+    assert missing_images(people) == [tmp_path / "train/7.jpg"]
 
 
 def test_coco_without_an_image_folder(tmp_path):
@@ -247,6 +264,14 @@ def test_people_left_out_keep_their_place_in_the_evaluation_file(mpii_folder, va
     assert read_mpii_json(mpii_folder, "valid").head_boxes.tolist() == [[10, 10, 18, 16]]
 
 
+def test_a_head_box_that_is_out_of_range_is_named(mpii_folder, valid_rows):
+    rows = valid_rows(mpii_row(head_box=None), mpii_row(head_box=None))
+    boxes = np.array([[[1, 11], [1, 1e9]], [[5, 19], [5, 17]]])
+    write_head_boxes(mpii_folder, rows, headboxes_src=boxes)
+    with pytest.raises(ValueError, match=r"gt_valid\.mat: person \[1\]: its head box must be"):
+        read_mpii_json(mpii_folder, "valid")
+
+
 def test_an_evaluation_file_of_one_person(mpii_folder, valid_rows):
     rows = valid_rows(mpii_row(head_box=None))
     write_head_boxes(
@@ -340,6 +365,7 @@ def test_the_official_release_with_all_that_is_odd_in_it(tmp_path):
         ),
         (mpii_rect(scale=np.nan), "its scale, height over 200 pixels, must be from 0.0001 to 10000, got nan"),
         (mpii_rect(scale="big"), "scale must be a number, got 'big'"),
+        (mpii_rect(scale=1 + 2j), r"scale must be a number, got \(1\+2j\)"),
         (mpii_rect(objpos={"x": np.inf, "y": 1}), "its centre must be finite"),
         (mpii_rect(annopoints=mpii_points(2, 3, x=np.nan)), r"its right_hip is at \(nan, 16.0\); labelled joints"),
         (mpii_rect(annopoints=mpii_points(16)), "the id of a point must be 0 to 15, got 16"),
