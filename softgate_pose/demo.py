@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -135,8 +136,8 @@ class _Handlers:
     """
 
     def __init__(self, models: Models, scratch: Path) -> None:
-        self.models, self.scratch, self.gr = models, scratch, _gradio()
-        self._loaded: dict[str, PoseModel] = {}
+        self.scratch, self.gr = scratch, _gradio()
+        self._load = cache(lambda name: models[name]())
 
     def show_photo(self, file: str | None) -> tuple[Any, ...]:
         """A new photo: the picture to click on, and the status."""
@@ -217,11 +218,6 @@ class _Handlers:
         heatmaps, to_photo = heat
         chosen = names.index(keypoint) if keypoint in names else None
         return heatmap_overlay(open_image(job[0]), heatmaps, to_photo, chosen)
-
-    def _load(self, name: str) -> PoseModel:
-        if name not in self._loaded:
-            self._loaded[name] = self.models[name]()
-        return self._loaded[name]
 
 
 def build_page(models: Models) -> gradio.Blocks:

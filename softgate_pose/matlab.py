@@ -106,9 +106,9 @@ def _variables(file: bytes, pair: struct.Struct) -> Iterator[tuple[int, int, int
 
 
 def _unpacked(file: bytes, kind: int, start: int, end: int, most: int) -> bytes:
-    """A variable's bytes, unpacked; at most so many, if they are compressed."""
+    """A variable's bytes, unpacked, or the first ``most`` of them."""
     if kind != _COMPRESSED:
-        return file[start:end]
+        return file[start : min(end, start + most)]
     unpacker = zlib.decompressobj()
     data = unpacker.decompress(file[start + 8 : end], most)
     if not unpacker.eof and len(data) < most:

@@ -396,6 +396,8 @@ def test_a_picture_replaces_no_file_but_an_earlier_picture(tmp_path, photo):
     for _ in range(2):
         paths = picture_paths(found, tmp_path / "drawn")
         assert [problem for *_, problem in predict_photos(found, lambda *given: poses_of(), pictures=paths)] == [None]
+    with pytest.raises(ValueError, match="would replace a photo"):  # which is one of these pictures
+        picture_paths(find_photos([tmp_path / "drawn" / "a.jpg"]), tmp_path / "drawn")
     with pytest.raises(ValueError, match=r"a\.jpg is a file; pictures are written to a folder"):
         picture_paths(found, tmp_path / "photos" / "a.jpg")
 

@@ -109,7 +109,8 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
     """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
 
     Raises:
-        ValueError: If a picture would replace a file that is not such a picture itself.
+        ValueError: If ``folder`` is a file, or a picture would replace one of the photos, or a file that is not such
+            a picture itself.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; pictures are written to a folder.")
@@ -125,8 +126,10 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
         taken.add(name)
         names[photo.name] = name
     paths = {photo: str(folder / name) for photo, name in names.items()}
-    for path in paths.values():
-        if os.path.lexists(path) and not _is_drawn(path):
+    existing = [path for path in paths.values() if os.path.lexists(path)]
+    originals = {_file_id(str(photo.path)) for photo in photos} if existing else set()
+    for path in existing:
+        if not _is_drawn(path) or _file_id(path) in originals:  # a photo may have been drawn by an earlier run
             raise ValueError(
                 f"The picture {path} would replace a photo, or another file that was not drawn here; choose another "
                 "folder for the pictures."
@@ -137,6 +140,15 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
 def _folders_in(name: str) -> Iterator[str]:
     while name := name.rpartition("/")[0]:
         yield name
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    """What a file is told by, however it is reached; None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a million, as strings)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_drawn(path: str) -> bool:

@@ -115,8 +115,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
 def _is_published(name: str, given: Mapping[str, Any]) -> bool:
     """Whether a config names no weights but those of the zoo, as ``_default_cfg`` does."""
     named = {key: given[key] for key in ("file", "hf_hub_id", "url", "state_dict") if given.get(key)}
-    cfgs = _default_cfg(name).cfgs.values()
-    return not named or any(all(getattr(cfg, key) == value for key, value in named.items()) for cfg in cfgs)
+    return not named or any(
+        all(getattr(cfg, key) == value for key, value in named.items()) for cfg in _default_cfg(name).cfgs.values()
+    )
 
 
 def _default_cfg(name: str) -> DefaultCfg:

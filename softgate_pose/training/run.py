@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,7 +80,8 @@ def train_and_save(
         raise ValueError(f"{saved} is a file, and the model is to be saved in a folder of that name; move the file.")
     training_people = concatenate([splits[source][0] for source in sources])
     held_out = concatenate([held for _, held in splits.values()])
-    named_tests = [(_test_name(source, people, training_people), people) for source, people in tested.items()]
+    trained_on = {image.resolve() for image in training_people.images} if tested else set()
+    named_tests = [(_test_name(source, people, trained_on), people) for source, people in tested.items()]
     known = training_people.labelled.any(dim=0).tolist()
     unlabelled = [name for name, is_known in zip(model.config.skeleton.keypoints, known, strict=True) if not is_known]
     if unlabelled and teacher is None:
@@ -180,9 +181,8 @@ def _testable(people: People, model: SoftGatePose, source: str) -> People:
     return people
 
 
-def _test_name(source: str, people: People, training_people: People) -> str:
-    """What the card calls a test; it tells of people that the model is trained on."""
-    trained_on = {image.resolve() for image in training_people.images}
+def _test_name(source: str, people: People, trained_on: Set[Path]) -> str:
+    """What the card calls a test; it tells of people in images that the model is trained on."""
     count = sum(image.resolve() in trained_on for image in people.images)
     if not count:
         return _label(source)
