@@ -353,7 +353,7 @@ def evaluate_command(
     settings: dict[str, Any] = {}
     if predictions_file is not None:
         name, found = str(predictions_file), read_predictions(predictions_file, people)
-        if not isinstance(found, Predictions):  # COCO's results
+        if not isinstance(found, Predictions):
             if annotations is None:
                 raise ValueError(f"{name} holds COCO's results, which score on coco: data alone; got {data}.")
             if lacking is not None:
@@ -361,11 +361,7 @@ def evaluate_command(
             if sheet is not None:
                 raise ValueError(f"{name} holds COCO's results, which do not say whom each is for: no --sheet.")
     elif mean_pose:
-        training_people = concatenate([read_people(source).to_skeleton(people.skeleton) for source in mean_pose])
-        if not training_people.labelled.any():
-            raise ValueError(f"--mean-pose {', '.join(mean_pose)}: nothing is labelled that {data} is scored on.")
-        points = evaluation.mean_pose_keypoints(training_people, people)
-        name, found = "mean pose", Predictions(people.skeleton.keypoints, points)
+        name, found = "mean pose", _mean_pose(mean_pose, people, data)
     else:
         name, model = _build(model_name, checkpoint, device)
         settings = {"flip_test": flip_test, "decode": decode}
@@ -377,11 +373,7 @@ def evaluate_command(
     scored = None if chosen is None else evaluation.score_keypoints(chosen.keypoints, people)
     precision = oks.score_oks(found, annotations) if annotations is not None and lacking is None else None
     if json_file is not None:  # before anything is printed, whose reader may leave
-        row = {"model": name, "data": data, **settings, **({} if scored is None else _described(scored))}
-        if precision is not None:
-            row["oks"] = _described(precision)
-        with written_whole(json_file) as scratch:
-            scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _write_json(json_file, {"model": name, "data": data, **settings}, scored, precision)
     how = f" ({decode}, {'with' if flip_test else 'without'} flip test)" if settings else ""
     click.echo(f"{'model':<12}{name}{how}\n{'data':<12}{data}")
     for table in filter(None, (scored, precision)):
@@ -727,9 +719,24 @@ def _lacking_pycocotools() -> ImportError | None:
     return None
 
 
-def _described(scored: evaluation.Evaluation) -> dict[str, Any]:
-    """What --json writes of a table."""
-    return {**scored.to_dict(), "definition": scored.definition}
+def _mean_pose(sources: tuple[str, ...], people: People, data: str) -> Predictions:
+    training = concatenate([read_people(source).to_skeleton(people.skeleton) for source in sources])
+    if not training.labelled.any():
+        raise ValueError(f"--mean-pose {', '.join(sources)}: nothing is labelled that {data} is scored on.")
+    return Predictions(people.skeleton.keypoints, evaluation.mean_pose_keypoints(training, people))
+
+
+def _write_json(
+    file: Path, run: Mapping[str, Any], scored: evaluation.Evaluation | None, precision: evaluation.Evaluation | None
+) -> None:
+    """The run, the table of PCK beside it, and that of average precision under ``oks``."""
+    row = dict(run)
+    if scored is not None:
+        row |= scored.to_dict() | {"definition": scored.definition}
+    if precision is not None:
+        row["oks"] = precision.to_dict() | {"definition": precision.definition}
+    with written_whole(file) as scratch:
+        scratch.write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _print_evaluation(scored: evaluation.Evaluation) -> None:

@@ -79,26 +79,12 @@ def export_model(
     file = Path(file)
     if not isinstance(model, PoseModel) or isinstance(model, OnnxPose):
         raise TypeError(f"export_model takes a model from create_model or deploy, got {type(model).__name__}.")
-    if calibration is not None and (file.suffix != ".onnx" or decode is not None or len(calibration) == 0):
-        raise ValueError(
-            "8-bit integers take a .onnx file, decode=None, and at least one image in calibration; got "
-            f"{file.name!r}, decode={decode!r}, {len(calibration)} images."
-        )
-    if file.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
     images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
     if calibration is not None:
-        wanted = f"calibration must be a tensor of normalised images (N, {', '.join(map(str, images.shape[1:]))})"
-        if not isinstance(calibration, Tensor):
-            raise ValueError(f"{wanted}, got {type(calibration).__name__}.")
-        if calibration.shape[1:] != images.shape[1:] or not calibration.is_floating_point():
-            raise ValueError(f"{wanted}, floating point; got {tuple(calibration.shape)}, {calibration.dtype}.")
-        if not bool(calibration.isfinite().all()):
-            raise ValueError(f"{wanted}; got some with NaN or infinity.")
+        _check_calibration(calibration, tuple(images.shape[1:]))
+        if file.suffix != ".onnx" or decode is not None:
+            raise ValueError(f"8-bit integers take a .onnx file and decode=None; got {file.name!r}, decode={decode!r}.")
+    _check_target(file)
     plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     module = plain if decode is None else _Decoded(plain, decode).eval()
     shapes = {"images": {0: torch.export.Dim("batch")}}
@@ -121,6 +107,25 @@ def calibration_images(people: People, config: PoseConfig) -> Tensor:
     step = max(1, len(people) // _CALIBRATION_IMAGES)
     crops, _ = crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config)
     return normalize(crops, config)
+
+
+def _check_target(file: Path) -> None:
+    if file.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
+
+
+def _check_calibration(images: object, shape: tuple[int, ...]) -> None:
+    wanted = f"calibration must be a tensor of normalised images (N, {', '.join(map(str, shape))}), N at least 1"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{wanted}, got {type(images).__name__}.")
+    if images.dim() != 4 or images.shape[1:] != shape or len(images) == 0 or not images.is_floating_point():
+        raise ValueError(f"{wanted}, floating point; got {tuple(images.shape)}, {images.dtype}.")
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{wanted}; got some with NaN or infinity.")
 
 
 def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str]) -> Any:

@@ -88,14 +88,7 @@ def create_model(
 
     base, found = _find(name, pretrained, checkpoint)
     changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    config = _changed(base, in_chans, changes)
-    if found is not None and found.config is not None:
-        bound = (*_NETWORK, "alpha_init") if found.config.gate == "fixed" else _NETWORK
-        stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in bound})
-        # what the user left open is for the weights to say
-        left_open = {"heatmap", "alpha_init"} - changes.keys()
-        _check_same_network(config, stored, [key for key in bound if key not in left_open], found.file)
-        config = stored
+    config = _resolved(base, found, in_chans, changes)
     config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
 
     model = SoftGatePose(config)
@@ -194,6 +187,26 @@ def _own_config(found: weights.Checkpoint) -> PoseConfig:
     return found.config
 
 
+def _resolved(
+    base: PoseConfig, found: weights.Checkpoint | None, in_chans: int | None, changes: Mapping[str, Any]
+) -> PoseConfig:
+    """The config to build: what was asked for, or that of the weights, which must be of the network asked for."""
+    asked = _changed(base, in_chans, changes)
+    if found is None or found.config is None:
+        return asked
+    bound = (*_NETWORK, "alpha_init") if found.config.gate == "fixed" else _NETWORK
+    stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in bound})
+    # what the user left open is for the weights to say
+    left_open = {"heatmap", "alpha_init"} - changes.keys()
+    for key in bound:
+        if key not in left_open and getattr(asked, key) != getattr(stored, key):
+            raise RuntimeError(
+                f"{found.file} does not fit {asked.name}: it was saved from {stored.name}, whose {key} is "
+                f"{getattr(stored, key)!r}, not {getattr(asked, key)!r}. Build that model, or leave out these weights."
+            )
+    return stored
+
+
 def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any]) -> PoseConfig:
     """The config with other channels and settings; its name lists those in which it differs from the named model."""
     if in_chans is not None:
@@ -203,16 +216,6 @@ def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any
     ]
     name = f"{config.name} with {', '.join(differing)}" if differing else config.name
     return config.replace(name=name, **changes)
-
-
-def _check_same_network(asked: PoseConfig, stored: PoseConfig, bound: Sequence[str], file: Path) -> None:
-    """Weights that know their config must be of the network that was asked for, in the settings ``bound`` to it."""
-    for key in bound:
-        if getattr(asked, key) != getattr(stored, key):
-            raise RuntimeError(
-                f"{file} does not fit {asked.name}: it was saved from {stored.name}, whose {key} is "
-                f"{getattr(stored, key)!r}, not {getattr(asked, key)!r}. Build that model, or leave out these weights."
-            )
 
 
 def _skeleton(

@@ -53,7 +53,7 @@ def test_every_model_exports_to_onnx(name, tmp_path):
 
 
 @pytest.mark.parametrize("heatmap", ["softmax", "gaussian"])
-@pytest.mark.parametrize("method", ["dark", "argmax", "quarter", "soft"])
+@pytest.mark.parametrize("method", ["dark", "argmax", "quarter", "soft", "mass"])
 def test_decoding_inside_gives_keypoints_in_input_pixels(tiny_config, method, heatmap, tmp_path):
     from softgate_pose.model.network import SoftGatePose
 
@@ -114,9 +114,9 @@ def test_exporting_leaves_the_model_and_a_failed_export_the_file(tiny_model, tmp
 def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"exported to \.onnx or \.pt2, got 'model\.pt'"):
         export_model(tiny_model, tmp_path / "model.pt")
-    for wrong in ({"file": "model.pt2"}, {"decode": "dark"}, {"calibration": torch.zeros(0, 3, 64, 48)}):
+    for wrong in ({"file": "model.pt2"}, {"decode": "dark"}):
         arguments = {"file": "model.onnx", "calibration": torch.zeros(1, 3, 64, 48), **wrong}
-        with pytest.raises(ValueError, match=r"8-bit integers take .*; got 'model.*', decode=.*, (0|1) images"):
+        with pytest.raises(ValueError, match=r"8-bit integers take .*; got 'model.*', decode="):
             export_model(tiny_model, tmp_path / arguments.pop("file"), **arguments)
     with pytest.raises(FileNotFoundError, match="no folder"):
         export_model(tiny_model, tmp_path / "none" / "model.onnx")
@@ -126,11 +126,13 @@ def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkey
         export_model(torch.nn.Sequential(tiny_model), tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="method must be one of argmax"):
         export_model(tiny_model, tmp_path / "model.onnx", decode="best")
-    for wrong in (torch.zeros(1, 3, 64, 64), torch.zeros(3, 64, 48), torch.zeros(1, 3, 64, 48, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"normalised images \(N, 3, 64, 48\), floating point; got"):
+    shapes, whole = ((1, 3, 64, 64), (3, 64, 48), (0, 3, 64, 48)), torch.zeros(1, 3, 64, 48, dtype=torch.uint8)
+    for wrong in (*map(torch.zeros, shapes), torch.tensor(0.0), whole):
+        with pytest.raises(ValueError, match=r"images \(N, 3, 64, 48\), N at least 1, floating point; got"):
             export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
-    with pytest.raises(ValueError, match=r"a tensor of normalised images \(N, 3, 64, 48\), got ndarray"):
-        export_model(tiny_model, tmp_path / "model.onnx", calibration=np.zeros((1, 3, 64, 48)))
+    for wrong, kind in ((np.zeros((1, 3, 64, 48)), "ndarray"), (5, "int")):
+        with pytest.raises(ValueError, match=rf"images \(N, 3, 64, 48\), N at least 1, got {kind}"):
+            export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
     with pytest.raises(ValueError, match="got some with NaN or infinity"):
         export_model(tiny_model, tmp_path / "model.onnx", calibration=torch.full((1, 3, 64, 48), float("nan")))
     with pytest.raises(FileNotFoundError, match="No ONNX file"):
