@@ -1,4 +1,4 @@
-"""Measure the four decoders on clean Gaussians, whose centres are known exactly, and print the errors as a table."""
+"""Measure the decoders on clean Gaussians, whose centres are known exactly, and print the errors as a table."""
 
 from typing import get_args
 

@@ -7,8 +7,8 @@ import torch
 from softgate_pose import MPII, decode_heatmaps, flip_heatmaps, render_heatmaps
 from softgate_pose.pose.heatmaps import spatial_softmax
 
-METHODS = ("argmax", "quarter", "dark", "soft")
-LARGEST_ERROR = {"argmax": 0.5, "quarter": 0.25, "dark": 0.02, "soft": 0.05}
+METHODS = ("argmax", "quarter", "dark", "soft", "mass")
+LARGEST_ERROR = {"argmax": 0.5, "quarter": 0.25, "dark": 0.02, "soft": 0.05, "mass": 0.02}
 
 
 def map_of(rows):
@@ -61,7 +61,7 @@ def test_decoding_clean_gaussians_meets_the_documented_error(method, dtype):
     assert scores.min() > math.exp(-0.25) - 1e-6  # at most half a pixel off per axis
 
 
-@pytest.mark.parametrize("method", ["dark", "soft"])
+@pytest.mark.parametrize("method", ["dark", "soft", "mass"])
 def test_subpixel_decoders_do_not_depend_on_the_maps_scale(method):
     heatmaps = render_heatmaps(torch.tensor([[[9.3, 7.7]]]), (16, 20))
     expected, _ = decode_heatmaps(heatmaps, method)
@@ -117,10 +117,10 @@ def test_a_map_of_one_row_or_column_decodes_along_it(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_of_equal_peaks_wins(method):
-    heatmap = torch.zeros(1, 1, 9, 9)
-    heatmap[0, 0, 2, 6] = heatmap[0, 0, 6, 2] = 1
+    heatmap = torch.zeros(1, 1, 30, 30)
+    heatmap[0, 0, 5, 24] = heatmap[0, 0, 24, 5] = 1
     keypoints, _ = decode_heatmaps(heatmap, method)
-    assert keypoints[0, 0].tolist() == pytest.approx([6, 2], abs=1e-5)
+    assert keypoints[0, 0].tolist() == pytest.approx([24, 5], abs=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,7 +133,23 @@ def test_peaks_on_the_border_stay_inside_and_near(method, x, y):
     nearest = torch.tensor([min(max(x, 0), 11), min(max(y, 0), 9)])
     assert (keypoints >= 0).all()
     assert (keypoints <= torch.tensor([11, 9])).all()
-    assert (keypoints[0, 0] - nearest).abs().amax() <= (1 if method == "soft" else 0.25)
+    assert (keypoints[0, 0] - nearest).abs().amax() <= (1 if method in ("soft", "mass") else 0.25)
+
+
+def test_mass_prefers_a_broad_peak_to_a_higher_narrow_one():
+    narrow, broad = torch.tensor([[[6.0, 20.0]]]), torch.tensor([[[25.3, 11.8]]])
+    heatmaps = render_heatmaps(narrow, (32, 32), sigma=0.7) + 0.6 * render_heatmaps(broad, (32, 32), sigma=1.5)
+    for method, expected in (("dark", narrow), ("mass", broad)):
+        keypoints, scores = decode_heatmaps(heatmaps, method)
+        assert (keypoints - expected).abs().amax() <= 0.02
+        assert scores[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["dark", "mass"])
+def test_a_broad_gaussian_is_found_exactly(method):
+    centre = torch.tensor([[[17.3, 13.6]]])
+    keypoints, _ = decode_heatmaps(render_heatmaps(centre, (32, 40), sigma=2.5), method)
+    assert (keypoints - centre).abs().amax() <= 0.02
 
 
 def test_dark_is_exact_along_the_border_it_lies_on():
@@ -191,7 +207,7 @@ def test_negative_maps_still_find_their_highest_pixel(method):
         (torch.zeros(3, 4, 4), "dark", r"\(B, K, H, W\)"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.int32), "dark", "floating point"),
         (torch.zeros(1, 3, 0, 4), "dark", "at least one pixel"),
-        (torch.zeros(1, 3, 4, 4), "darkest", "argmax, quarter, dark, soft"),
+        (torch.zeros(1, 3, 4, 4), "darkest", "argmax, quarter, dark, soft, mass"),
     ],
 )
 def test_decoding_refuses_bad_input(heatmaps, method, match):

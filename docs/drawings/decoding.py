@@ -1,4 +1,4 @@
-"""Draw the four decoders on real heatmaps: python docs/drawings/decoding.py writes decoding.png to docs/images.
+"""Draw the five decoders on real heatmaps: python docs/drawings/decoding.py writes decoding.png to docs/images.
 
 The bundled model looks at the right man of examples/photo.jpg. Above, a keypoint's heatmap over the crop; below, the
 pixels round its peak with what each decoder makes of them.
@@ -28,6 +28,7 @@ STYLES = {
     "quarter": {"marker": "D", "color": "#ffeb3b", "markersize": 8, "markeredgecolor": "black"},
     "soft": {"marker": "o", "color": "none", "markersize": 13, "markeredgecolor": "#40c4ff", "markeredgewidth": 2.5},
     "dark": {"marker": "x", "color": "#d50000", "markersize": 8, "markeredgewidth": 2.5},
+    "mass": {"marker": "+", "color": "#00c853", "markersize": 14, "markeredgewidth": 2.5},
 }
 RADIUS = 2  # heatmap pixels shown round the peak
 
@@ -67,7 +68,7 @@ def main(folder: Path) -> None:
             back = geometry.transform_points(geometry.invert(matrix), there.view(1, 1, 2))[0, 0].tolist()
             print(f"  {method:<8} heatmap ({x:5.2f}, {y:5.2f})  photo ({back[0]:6.1f}, {back[1]:6.1f})")
     handles, labels = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, facecolor="#90a4ae")
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, facecolor="#90a4ae")
     figure.savefig(folder / "decoding.png", dpi=150)
 
 
