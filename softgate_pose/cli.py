@@ -24,7 +24,7 @@ from softgate_pose.batch.boxes import read_boxes
 from softgate_pose.batch.photos import find_photos, picture_paths
 from softgate_pose.batch.predicting import is_done, predict_photos
 from softgate_pose.batch.results import Results
-from softgate_pose.card import commands, data_lines
+from softgate_pose.card import TrainingRecord, commands, data_lines
 from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.factory import create_model, find_training
 from softgate_pose.model.deployed import deploy
@@ -490,18 +490,8 @@ def train_command(
     if smaller_name is not None:
         if before is not None:
             raise ValueError(f"--grow-from gives a model its first weights, but {checkpoint or name} has weights.")
-        with _error_prefix(f"--grow-from {smaller_name}"):
-            own = model.config
-            smaller = create_model(smaller_name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size)
-            grow(model, smaller)
-        before = find_training(smaller_name, pretrained=True)
-    teacher = None
-    if teacher_name is not None:
-        with _error_prefix(f"--teacher {teacher_name}"):
-            trained = create_model(teacher_name, pretrained=True)
-        share = {} if teacher_share is None else {"share": teacher_share}
-        teacher = Teacher(trained, name=teacher_name, training=find_training(teacher_name, pretrained=True), **share)
-    elif teacher_share is not None:
+        before = _grow_from(smaller_name, model)
+    if teacher_name is None and teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
     saved = train_and_save(
         model,
@@ -513,13 +503,28 @@ def train_command(
         licence=licence,
         command="softgate-pose " + shlex.join(sys.argv[1:]),
         before=before,
-        teacher=teacher,
+        teacher=None if teacher_name is None else _teacher(teacher_name, teacher_share),
         engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
         report=_print_epoch,
         report_test=_print_test,
     )
     if is_main_process():
         click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+
+
+def _grow_from(name: str, model: SoftGatePose) -> TrainingRecord | None:
+    """Give a model its first weights by growing a smaller one; how that one was trained."""
+    with _error_prefix(f"--grow-from {name}"):
+        own = model.config
+        grow(model, create_model(name, pretrained=True, skeleton=own.skeleton, input_size=own.input_size))
+    return find_training(name, pretrained=True)
+
+
+def _teacher(name: str, share: float | None) -> Teacher:
+    with _error_prefix(f"--teacher {name}"):
+        model = create_model(name, pretrained=True)
+    others = {} if share is None else {"share": share}
+    return Teacher(model, name=name, training=find_training(name, pretrained=True), **others)
 
 
 def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
