@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -113,12 +113,11 @@ def decode_heatmaps(heatmaps: Tensor, method: DecodeMethod = "dark") -> tuple[Te
         flat = _blurred(flat, scores, (height, width))
         index = flat.argmax(dim=2)
     dtype = _working_dtype(heatmaps.dtype)
-    column, row = index % width, torch.div(index, width, rounding_mode="floor")
-    keypoints = torch.stack((column, row), dim=-1).to(dtype)
+    peaks = _Peaks(flat, index % width, torch.div(index, width, rounding_mode="floor"), (height, width))
+    keypoints = torch.stack((peaks.column, peaks.row), dim=-1).to(dtype)
     scores = scores.to(dtype)
     if method != "argmax":
-        on_border = torch.stack(((column == 0) | (column == width - 1), (row == 0) | (row == height - 1)), dim=-1)
-        step = _SUBPIXEL_STEPS[method](flat, column, row, (height, width), on_border)
+        step = _SUBPIXEL_STEPS[method](peaks)
         limit = torch.tensor([width - 1, height - 1], dtype=dtype, device=step.device)
         keypoints = torch.minimum((keypoints + step).clamp_min(0), limit)
 
@@ -194,29 +193,48 @@ def _highest(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return flat, scores, index, scores > lowest
 
 
-def _window(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], radius: int) -> tuple[Tensor, Tensor]:
-    """The (2r+1)² pixels round each peak, (B, K, 2r+1, 2r+1), and which of them lie inside the map.
+class _Peaks(NamedTuple):
+    """Maps, and the highest pixel of each, from which a decoder steps."""
 
-    Past the border the nearest pixel is repeated. Small windows keep the cost of a decoder independent
-    of the heatmaps' size.
-    """
-    height, width = size
-    offsets = torch.arange(-radius, radius + 1, device=flat.device)
-    columns, rows = column.unsqueeze(-1) + offsets, row.unsqueeze(-1) + offsets  # (B, K, 2r+1)
-    inside = ((rows >= 0) & (rows < height)).unsqueeze(-1) & ((columns >= 0) & (columns < width)).unsqueeze(-2)
-    index = rows.clamp(0, height - 1).unsqueeze(-1) * width + columns.clamp(0, width - 1).unsqueeze(-2)
-    values = flat.gather(2, index.flatten(2)).view(index.shape)
-    return values.to(_working_dtype(flat.dtype)), inside
+    flat: Tensor
+    """(B, K, H*W)."""
+    column: Tensor
+    """(B, K)."""
+    row: Tensor
+    """(B, K)."""
+    size: tuple[int, int]
+    """Height and width of a map."""
+
+    def on_border(self) -> Tensor:
+        """Whether each peak lies on the map's border across x and across y, (B, K, 2)."""
+        height, width = self.size
+        in_x = (self.column == 0) | (self.column == width - 1)
+        in_y = (self.row == 0) | (self.row == height - 1)
+        return torch.stack((in_x, in_y), dim=-1)
+
+    def window(self, radius: int) -> tuple[Tensor, Tensor]:
+        """The (2r+1)² pixels round each peak, (B, K, 2r+1, 2r+1), and which of them lie inside the map.
+
+        Past the border the nearest pixel is repeated. Small windows keep the cost of a decoder independent
+        of the heatmaps' size.
+        """
+        height, width = self.size
+        offsets = torch.arange(-radius, radius + 1, device=self.flat.device)
+        columns, rows = self.column.unsqueeze(-1) + offsets, self.row.unsqueeze(-1) + offsets  # (B, K, 2r+1)
+        inside = ((rows >= 0) & (rows < height)).unsqueeze(-1) & ((columns >= 0) & (columns < width)).unsqueeze(-2)
+        index = rows.clamp(0, height - 1).unsqueeze(-1) * width + columns.clamp(0, width - 1).unsqueeze(-2)
+        values = self.flat.gather(2, index.flatten(2)).view(index.shape)
+        return values.to(_working_dtype(self.flat.dtype)), inside
 
 
-def _quarter_step(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], on_border: Tensor) -> Tensor:
-    window, _ = _window(flat, column, row, size, radius=1)
+def _quarter_step(peaks: _Peaks) -> Tensor:
+    window, _ = peaks.window(radius=1)
     slope = torch.stack((window[..., 1, 2] - window[..., 1, 0], window[..., 2, 1] - window[..., 0, 1]), dim=-1)
-    return torch.where(on_border, torch.zeros_like(slope), 0.25 * torch.sign(slope))
+    return torch.where(peaks.on_border(), torch.zeros_like(slope), 0.25 * torch.sign(slope))
 
 
-def _soft_step(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], on_border: Tensor) -> Tensor:
-    window, inside = _window(flat, column, row, size, radius=_SOFT_RADIUS)
+def _soft_step(peaks: _Peaks) -> Tensor:
+    window, inside = peaks.window(_SOFT_RADIUS)
     # Weights are relative to the peak, which keeps maps of any scale in range. A peak of at most 0
     # (raw scores, not a heatmap) has no usable weights and takes no step.
     peak = window[..., _SOFT_RADIUS, _SOFT_RADIUS].unsqueeze(-1).unsqueeze(-1)
@@ -228,34 +246,31 @@ def _soft_step(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int],
     ) / total.unsqueeze(-1)
 
 
-def _dark_step(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], on_border: Tensor) -> Tensor:
-    window, _ = _window(flat, column, row, size, radius=1 + _DARK_BLUR_RADIUS)
+def _dark_step(peaks: _Peaks) -> Tensor:
+    window, _ = peaks.window(1 + _DARK_BLUR_RADIUS)
     peak = window[..., 1 + _DARK_BLUR_RADIUS, 1 + _DARK_BLUR_RADIUS].unsqueeze(-1).unsqueeze(-1)
     blur = _blur_matrix(window)  # (3, 9): only the 3×3 pixels round the peak are needed blurred
     blurred = blur @ (window / peak.clamp_min(_TINY)).clamp_min(0) @ blur.T
-    step, is_maximum = _newton_step(blurred, on_border)
-    return torch.where(is_maximum, step, _quarter_step(flat, column, row, size, on_border))
+    return _newton_step(peaks, blurred)
 
 
-def _mass_step(flat: Tensor, column: Tensor, row: Tensor, size: tuple[int, int], on_border: Tensor) -> Tensor:
-    window, _ = _window(flat, column, row, size, radius=1)
-    step, is_maximum = _newton_step(window, on_border)
-    return torch.where(is_maximum, step, _quarter_step(flat, column, row, size, on_border))
+def _mass_step(peaks: _Peaks) -> Tensor:
+    window, _ = peaks.window(radius=1)
+    return _newton_step(peaks, window)
 
 
-def _newton_step(window: Tensor, on_border: Tensor) -> tuple[Tensor, Tensor]:
-    """From the middle of 3×3 pixels (B, K, 3, 3) to the top of the parabola through their log.
+def _newton_step(peaks: _Peaks, window: Tensor) -> Tensor:
+    """To the top of the parabola through the log of the 3×3 pixels (B, K, 3, 3) round each peak.
 
-    Returns:
-        The step (B, K, 2), and where there is such a top no more than a pixel away per axis, (B, K, 1).
+    Where it has no top, or one more than a pixel away per axis, the step is that of ``quarter``.
     """
-    log = torch.log(window.clamp_min(_TINY))
+    log = torch.log(window.clamp_min(_TINY))  # (B, K, 3, 3)
     left, right, above, below = log[..., 1, 0], log[..., 1, 2], log[..., 0, 1], log[..., 2, 1]
     gx, gy = (right - left) / 2, (below - above) / 2
     gxx, gyy = right - 2 * log[..., 1, 1] + left, below - 2 * log[..., 1, 1] + above
     gxy = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
     # On the border there is no slope across it: leave a parabola that stays, and solve along it.
-    border_x, border_y = on_border.unbind(-1)
+    border_x, border_y = peaks.on_border().unbind(-1)
     zero = torch.zeros_like(gx)
     gx, gy = torch.where(border_x, zero, gx), torch.where(border_y, zero, gy)
     gxx, gyy = torch.where(border_x, zero - 1, gxx), torch.where(border_y, zero - 1, gyy)
@@ -265,7 +280,8 @@ def _newton_step(window: Tensor, on_border: Tensor) -> tuple[Tensor, Tensor]:
     safe = torch.where(is_maximum, determinant, zero + 1)
     step = torch.stack(((gxy * gy - gyy * gx) / safe, (gxy * gx - gxx * gy) / safe), dim=-1)
     # A longer step means that the parabola does not describe the map.
-    return step, (is_maximum & (step.abs().amax(dim=-1) <= 1)).unsqueeze(-1)
+    is_maximum = is_maximum & (step.abs().amax(dim=-1) <= 1)
+    return torch.where(is_maximum.unsqueeze(-1), step, _quarter_step(peaks))
 
 
 def _blurred(flat: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
