@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,13 +141,9 @@ def predict(
     height, width = pixels.shape[1:]
     cropped, matrices = crop_matrices(boxes, (height, width), config, box_scale=box_scale)
     pixels = pixels.to(device)
-    keypoints, scores = [], []
-    for chunk in torch.split(matrices, batch_size):
-        crops = geometry.crop(pixels, chunk, config.input_size)
-        points, peaks = predict_crops(model, crops, flip_test=flip_test, decode=decode)
-        keypoints.append(geometry.transform_points(geometry.invert(chunk), points.cpu()))
-        scores.append(peaks.cpu())
-    return Poses(torch.cat(keypoints), torch.cat(scores), cropped.float(), config.skeleton)
+    batches = ((geometry.crop(pixels, chunk, config.input_size), chunk) for chunk in torch.split(matrices, batch_size))
+    keypoints, scores = _predict_batches(model, batches, flip_test=flip_test, decode=decode)
+    return Poses(keypoints, scores, cropped.float(), config.skeleton)
 
 
 def predict_people(
@@ -177,17 +173,28 @@ def predict_people(
             ``batch_size`` is below 1.
     """
     _check_batch_size(batch_size)
-    config, device = model.config, model.device
+    config = model.config
     require_keypoints(config.skeleton.keypoints, people.skeleton.keypoints, config.name)
-    keypoints = [torch.zeros(0, config.num_keypoints, 2, device="cpu")]
+    starts = tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False)
+    batches = (crop_people(people, range(len(people))[start : start + batch_size], config) for start in starts)
+    keypoints, scores = _predict_batches(model, batches, flip_test=flip_test, decode=decode)
+    return Predictions(config.skeleton.keypoints, keypoints, scores)
+
+
+def _predict_batches(
+    model: PoseModel, batches: Iterable[tuple[Tensor, Tensor]], *, flip_test: bool, decode: DecodeMethod
+) -> tuple[Tensor, Tensor]:
+    """Keypoints (N, K, 2) in image pixels and scores (N, K), on the CPU.
+
+    A batch is crops (n, C, H, W) and the maps (n, 2, 3) from image pixels to crop pixels.
+    """
+    keypoints = [torch.zeros(0, model.config.num_keypoints, 2, device="cpu")]
     scores = [keypoints[0][..., 0]]
-    for start in tqdm(range(0, len(people), batch_size), "evaluating", disable=not progress, leave=False):
-        chunk = range(start, min(start + batch_size, len(people)))
-        crops, matrices = crop_people(people, chunk, config)
-        points, peaks = predict_crops(model, crops.to(device), flip_test=flip_test, decode=decode)
+    for crops, matrices in batches:
+        points, peaks = predict_crops(model, crops.to(model.device), flip_test=flip_test, decode=decode)
         keypoints.append(geometry.transform_points(geometry.invert(matrices), points.cpu()))
         scores.append(peaks.cpu())
-    return Predictions(config.skeleton.keypoints, torch.cat(keypoints), torch.cat(scores))
+    return torch.cat(keypoints), torch.cat(scores)
 
 
 def crop_matrices(
