@@ -478,8 +478,8 @@ def train_command(
     asked = _parse_settings(settings)
     preset = get_preset(recipe_name).change({**changes, "seed": seed, **asked})
     before = find_training(name, checkpoint=checkpoint)
-    # where gates start is for a recipe to say, but weights have theirs
-    unused = () if before is None or "alpha_init" in asked else ("alpha_init",)
+    # where gates start and what the heatmaps are is for a recipe to say, but weights have theirs
+    unused = set() if before is None else {"alpha_init", "heatmap"} - asked.keys()
     torch.manual_seed(preset.recipe.seed)
     model = create_model(
         name,

@@ -512,6 +512,18 @@ def test_training_leaves_the_gates_of_weights_as_they_are(lsp_folder, tmp_path):
     assert (config["gate"], config["alpha_init"]) == ("fixed", 0.5)  # the recipe's would be 1
 
 
+def test_a_recipe_of_another_heatmap_goes_on_from_weights(lsp_folder, tmp_path):
+    model = create_model("sgpose_0m5_1s", heatmap="softmax", skeleton="lsp", input_size=(64, 64))
+    name = f"local-dir:{save_pretrained(model, tmp_path / 'start')}"
+    settings = ("--size", "64", "--epochs", "2", "--batch-size", "2", "--set", "milestones=[1]", "--hold-out", "0")
+    data = ("--recipe", "paper-lsp", "--data", f"lsp:{lsp_folder[0]}:train", *settings)
+    result = run("train", name, *data, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["heatmap"] == "softmax"
+    asked = failing("train", name, *data, "--out", str(tmp_path / "other"), "--set", "heatmap=gaussian")
+    assert "whose heatmap is 'softmax', not 'gaussian'" in asked
+
+
 def test_the_installed_command_runs():
     result = subprocess.run([sys.executable, "-m", "softgate_pose", "--version"], capture_output=True, text=True)
     assert result.returncode == 0
