@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 from softgate_pose.card import model_card
-from softgate_pose.weights import CARD_FILE, file_digest, find_checkpoint
-from softgate_pose.zoo import BUNDLED, TRAINING_FILE, get_entry
+from softgate_pose.record import CARD_FILE, TRAINING_FILE, read_record
+from softgate_pose.weights import file_digest, find_checkpoint
+from softgate_pose.zoo import BUNDLED, get_entry
 
 
 def write_card(folder: Path, name: str) -> str:
     """Write the card of bundled weights from what is stored beside them; their sha256."""
     found = find_checkpoint(folder)
     assert found.config is not None
-    training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    training = read_record(folder / TRAINING_FILE)
     digest = file_digest(found.file)
     (folder / CARD_FILE).write_text(model_card(found.config, training, name, digest), encoding="utf-8")
     return digest

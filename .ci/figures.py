@@ -20,6 +20,7 @@ from softgate_pose.cli import train_command
 from softgate_pose.evaluation import evaluate, mean_pose_keypoints, score_keypoints
 from softgate_pose.people import People, concatenate
 from softgate_pose.readers import read_people
+from softgate_pose.record import TRAINING_FILE
 
 ROOT = Path(__file__).parent.parent
 OURS = {"examples people": f"coco:{ROOT / 'examples'}:people"}
@@ -34,7 +35,7 @@ def main(data: Path | None, write: bool) -> int:
         name, folder = entry.name, entry.folder
         if folder is None:
             continue
-        training = json.loads((folder / zoo.TRAINING_FILE).read_text(encoding="utf-8"))
+        training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
         for table, row in measured(name, training, tests, data):
             told = {key: row[key] for key in ("data", "flip_test") if key in row}
             there = next((old for old in training[table] if told.items() <= old.items()), {})
@@ -48,7 +49,7 @@ def main(data: Path | None, write: bool) -> int:
             else:
                 training[table].append(row)
         if write:
-            (folder / zoo.TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+            (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
             write_card(folder, name)
     return 0 if write or not differing else 1
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from benchmarks.report import Table
 from softgate_pose import zoo
-from softgate_pose.card import commands, data_lines
 from softgate_pose.config import PoseConfig
-from softgate_pose.weights import WEIGHTS_FILE
+from softgate_pose.record import WEIGHTS_FILE, commands, data_lines
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")

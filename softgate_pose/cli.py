@@ -24,7 +24,6 @@ from softgate_pose.batch.boxes import read_boxes
 from softgate_pose.batch.photos import find_photos, picture_paths
 from softgate_pose.batch.predicting import is_done, predict_photos
 from softgate_pose.batch.results import Results
-from softgate_pose.card import TrainingRecord, commands, data_lines
 from softgate_pose.export import calibration_images, export_model, load_onnx
 from softgate_pose.factory import create_model, find_training
 from softgate_pose.model.deployed import deploy
@@ -35,6 +34,7 @@ from softgate_pose.pose.heatmaps import DecodeMethod
 from softgate_pose.prediction import Poses, predict, predict_people
 from softgate_pose.prediction_files import read_predictions, write_predictions
 from softgate_pose.readers import annotation_files, read_people, read_people_and_coco
+from softgate_pose.record import TrainingRecord, commands, data_lines
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.crops import Keep
 from softgate_pose.training.loop import Engine, Epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 
 from softgate_pose import weights, zoo
-from softgate_pose.card import TrainingRecord, check_training
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.adapting import adapt_tensors
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
+from softgate_pose.record import TRAINING_FILE, TrainingRecord, read_record
 
 __all__ = ["create_model", "find_training"]
 
@@ -122,8 +121,8 @@ def find_training(
     if checkpoint is None and name.startswith(_LOCAL):
         checkpoint = name.removeprefix(_LOCAL)
     if checkpoint is not None:
-        file = weights.find_checkpoint(checkpoint).file.parent / zoo.TRAINING_FILE
-        known: TrainingRecord = _read_training(file) if file.is_file() else {}
+        file = weights.find_checkpoint(checkpoint).file.parent / TRAINING_FILE
+        known: TrainingRecord = read_record(file) if file.is_file() else {}
     elif name.startswith(_HUB):
         known = {}
     elif pretrained or "." in name:
@@ -131,14 +130,6 @@ def find_training(
     else:
         return None
     return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
-
-
-def _read_training(file: Path) -> TrainingRecord:
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
-    return check_training(known, str(file))
 
 
 def _find(

@@ -7,7 +7,8 @@ from typing import Any
 
 from softgate_pose import weights, zoo
 from softgate_pose.card import model_card
-from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
+from softgate_pose.record import CARD_FILE, CONFIG_FILE, TRAINING_FILE
+from softgate_pose.zoo import PretrainedEntry
 
 __all__ = ["Publication", "index_row", "plan", "publish"]
 
@@ -58,7 +59,7 @@ def plan(owner: str, pattern: str = "*") -> list[Publication]:
         config = zoo.read_config(entry)
         assert config is not None
         text = model_card(config, zoo.read_training(entry), f"hf-hub:{repo}", entry.sha256)
-        files = {weights.CARD_FILE: text.encode()}
+        files = {CARD_FILE: text.encode()}
         for file in (entry.folder / CONFIG_FILE, weights.find_published(entry).file, entry.folder / TRAINING_FILE):
             files[file.name] = file.read_bytes()
         publications.append(Publication(entry, repo, files))

@@ -16,10 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from softgate_pose import card, hub
+from softgate_pose import hub
+from softgate_pose.card import model_card
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.network import SoftGatePose
-from softgate_pose.zoo import CONFIG_FILE, TRAINING_FILE, PretrainedEntry
+from softgate_pose.record import (
+    CARD_FILE,
+    CONFIG_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    TrainingRecord,
+    check_training,
+)
+from softgate_pose.zoo import PretrainedEntry
 
 __all__ = [
     "Checkpoint",
@@ -37,9 +46,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -217,7 +223,7 @@ def save_pretrained(
     model: SoftGatePose,
     folder: str | os.PathLike[str],
     *,
-    training: card.TrainingRecord | None = None,
+    training: TrainingRecord | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write weights, config and model card; ``create_model("local-dir:FOLDER")`` reads them back.
@@ -241,7 +247,7 @@ def save_pretrained(
 
 
 def _save(
-    model: SoftGatePose, folder: Path, training: card.TrainingRecord | None, dtype: torch.dtype | None, source: str
+    model: SoftGatePose, folder: Path, training: TrainingRecord | None, dtype: torch.dtype | None, source: str
 ) -> Path:
     if not isinstance(model, SoftGatePose):
         raise TypeError(
@@ -252,7 +258,7 @@ def _save(
         raise ValueError(
             f"Weights are saved in a floating point type, such as torch.float16, or with dtype=None; got {dtype}."
         )
-    card.check_training(training or {}, "training")
+    check_training(training or {}, "training")
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()
@@ -268,7 +274,7 @@ def _save(
         part = Path(scratch)
         metadata = {"config": json.dumps(model.config.to_dict())}  # alone, as several are written in any order
         content = safetensors.torch.save(tensors, metadata=metadata)
-        text = card.model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
+        text = model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
         (part / WEIGHTS_FILE).write_bytes(content)
         (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
         (part / CARD_FILE).write_text(text, encoding="utf-8")
@@ -290,7 +296,7 @@ def push_to_hub(
     model: SoftGatePose,
     repo: str,
     *,
-    training: card.TrainingRecord | None = None,
+    training: TrainingRecord | None = None,
     dtype: torch.dtype | None = None,
     private: bool = False,
     token: str | None = None,

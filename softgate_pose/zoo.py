@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from softgate_pose.card import TrainingRecord
 from softgate_pose.config import PoseConfig
+from softgate_pose.record import CONFIG_FILE, TRAINING_FILE, TrainingRecord, read_record
 
 __all__ = [
     "MODELS",
@@ -28,9 +28,6 @@ __all__ = [
 
 BUNDLED = Path(__file__).parent / "pretrained"
 """Weights inside the package: one folder for each ``model.tag``, as ``save_pretrained`` writes it."""
-
-CONFIG_FILE = "config.json"
-TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -168,10 +165,7 @@ def read_config(entry: PretrainedEntry) -> PoseConfig | None:
 
 def read_training(entry: PretrainedEntry) -> TrainingRecord:
     """How bundled weights were trained; of others nothing is known."""
-    if entry.folder is None:
-        return {}
-    training: TrainingRecord = json.loads((entry.folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return training
+    return {} if entry.folder is None else read_record(entry.folder / TRAINING_FILE)
 
 
 @cache

@@ -20,9 +20,9 @@ from safetensors import safe_open
 
 import softgate_pose
 from softgate_pose import zoo
-from softgate_pose.card import commands
 from softgate_pose.cli import _parse_settings, main
 from softgate_pose.readers import parse_source, read_people
+from softgate_pose.record import commands
 from softgate_pose.training.recipe import get_preset
 
 ROOT = Path(__file__).parent.parent
@@ -293,8 +293,6 @@ def test_drawings_are_those_that_their_scripts_draw(script, tmp_path, monkeypatc
 
 
 INTERNAL = {
-    "card.commands",
-    "card.data_lines",
     "demo.draw_boxes",
     "demo.parse_boxes",
     "batch.boxes",
@@ -306,6 +304,14 @@ INTERNAL = {
     "model.hourglass.MergeBlock",
     "model.hourglass.gated_block",
     "readers.fields",
+    "record.CARD_FILE",
+    "record.CONFIG_FILE",
+    "record.TRAINING_FILE",
+    "record.WEIGHTS_FILE",
+    "record.commands",
+    "record.data_lines",
+    "record.read_record",
+    "record.runs",
     "training.crops",
     "training.state",
     "training.watch",

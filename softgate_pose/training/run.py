@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 
 from softgate_pose import evaluation
-from softgate_pose.card import TrainingRecord
 from softgate_pose.model.network import SoftGatePose
 from softgate_pose.people import People, concatenate, require_keypoints
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
 from softgate_pose.readers import parse_source, read_people
+from softgate_pose.record import TrainingRecord
 from softgate_pose.training.crops import first_few, readable
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
