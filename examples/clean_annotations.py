@@ -25,7 +25,7 @@ from softgate_pose.people import People
 from softgate_pose.pose.metrics import box_sizes
 from softgate_pose.prediction import predict_people
 from softgate_pose.readers import read_people
-from softgate_pose.training.crops import first_few, readable
+from softgate_pose.training.crops import first_few, split_readable
 from softgate_pose.writing import written_whole
 
 CONFIDENT = 0.3  # score
@@ -117,7 +117,7 @@ def main(source: str, out: Path, model_name: str, fill: bool, device: str) -> No
     beside = all(image.absolute().is_relative_to(root) for image in people.images)
     if not beside or out.parent.name != "annotations" or out.suffix != ".json":
         raise click.UsageError(f"{out} must lie beside the images, as FOLDER/annotations/NAME.json.")
-    people, problems = readable(people)
+    people, problems = split_readable(people)
     if problems:
         click.echo(f"Left out: {first_few(problems)}.", err=True)
     model = deploy(create_model(model_name, pretrained=True, device=device, dtype=torch.bfloat16))

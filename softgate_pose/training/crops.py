@@ -19,7 +19,7 @@ from softgate_pose.people import People
 from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
 
-__all__ = ["CropStore", "Crops", "Keep", "first_few", "margin_size", "readable"]
+__all__ = ["CropStore", "Crops", "Keep", "first_few", "margin_size", "split_readable"]
 
 CROP_MARGIN = 1.5
 """Stored crops show this much more than the network's input per side, for rotation, zoom and shift."""
@@ -158,7 +158,7 @@ def margin_size(config: PoseConfig) -> tuple[int, int]:
     return round(config.input_size[0] * CROP_MARGIN), round(config.input_size[1] * CROP_MARGIN)
 
 
-def readable(people: People) -> tuple[People, list[str]]:
+def split_readable(people: People) -> tuple[People, list[str]]:
     """The people whose images can be read, and a line for each image that cannot be."""
     problems: dict[Path, str] = {}
     for image in dict.fromkeys(people.images):

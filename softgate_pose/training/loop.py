@@ -25,7 +25,7 @@ from softgate_pose.people import People
 from softgate_pose.prediction import predict_people
 from softgate_pose.sheet import contact_sheet
 from softgate_pose.training.augment import Changes, augment, sample_changes
-from softgate_pose.training.crops import Crops, CropStore, Keep, first_few, readable
+from softgate_pose.training.crops import Crops, CropStore, Keep, first_few, split_readable
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.state import TrainingState
@@ -134,14 +134,14 @@ def fit(
     accelerator = _accelerator(recipe, engine)
     _check_run(model.config, people, recipe, validation, teacher, accelerator.num_processes)
     if validation is not None and accelerator.is_main_process:
-        validation, problems = readable(validation)
+        validation, problems = split_readable(validation)
         if problems:
             logger.warning("Left out of validation: %s.", first_few(problems))
-    with _held(folder) if accelerator.is_main_process else nullcontext():
-        learned = _Learned(model, people, recipe, folder, teacher, start, accelerator)
-        if len(learned.progress.history) < recipe.epochs:
-            _Trainer(learned, people, recipe, folder, teacher, engine, accelerator).train(validation, report)
-        return learned.averaged.eval()
+    with _locked(folder) if accelerator.is_main_process else nullcontext():
+        state = _RunState(model, people, recipe, folder, teacher, start, accelerator)
+        if len(state.progress.history) < recipe.epochs:
+            _Trainer(state, people, recipe, folder, teacher, engine, accelerator).train(validation, report)
+        return state.averaged.eval()
 
 
 def _check_run(
@@ -188,7 +188,7 @@ def _check_run(
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Keep other runs from the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab") as stream:
@@ -210,7 +210,7 @@ class _AllStacks(nn.Module):
         return outputs
 
 
-class _Learned:
+class _RunState:
     """What a run has learned so far, restored from its folder: weights, their moving average, optimizer, progress."""
 
     def __init__(
@@ -235,8 +235,8 @@ class _Learned:
             fixed["teacher"] = teacher.identity()
         if start is not None:
             fixed["start"] = start
-        self.state = TrainingState(folder, model, None if self.ema is None else self.ema.module, self.optimizer, fixed)
-        self.progress = self.state.load()
+        self.stored = TrainingState(folder, model, None if self.ema is None else self.ema.module, self.optimizer, fixed)
+        self.progress = self.stored.load()
         accelerator.wait_for_everyone()  # all have read what the first will replace
 
     @property
@@ -251,7 +251,7 @@ class _Trainer:
 
     def __init__(
         self,
-        learned: _Learned,
+        state: _RunState,
         people: People,
         recipe: Recipe,
         folder: Path,
@@ -259,9 +259,9 @@ class _Trainer:
         engine: Engine,
         accelerator: Accelerator,
     ) -> None:
-        self.learned, self.recipe, self.folder, self.engine = learned, recipe, folder, engine
-        self.model, self.optimizer, self.progress = learned.model, learned.optimizer, learned.progress
-        self.accelerator, self.config, self.is_main = accelerator, learned.model.config, accelerator.is_main_process
+        self.state, self.recipe, self.folder, self.engine = state, recipe, folder, engine
+        self.model, self.optimizer, self.progress = state.model, state.optimizer, state.progress
+        self.accelerator, self.config, self.is_main = accelerator, state.model.config, accelerator.is_main_process
         self.soft_targets = None if teacher is None else teacher.soft_targets(self.config, accelerator.device)
         self.share = 0.0 if teacher is None else teacher.share
         self.crops = CropStore(
@@ -317,7 +317,7 @@ class _Trainer:
                 progress.loss = progress.seconds = 0.0
                 if log is not None:
                     log.epoch(progress.history)  # before the state: an epoch that is saved is never logged again
-                    self.learned.state.save(progress)
+                    self.state.stored.save(progress)
                     if report is not None:
                         report(Epoch(row, self.recipe.epochs, table))
                 self.accelerator.wait_for_everyone()
@@ -343,12 +343,12 @@ class _Trainer:
                 if log is None:
                     continue
                 if step % _BOARD_EVERY == _BOARD_EVERY - 1:
-                    self._tell(log, bar, float(loss), (time.monotonic() - start) / (step + 1 - done))
+                    self._log_step(log, bar, float(loss), (time.monotonic() - start) / (step + 1 - done))
                 if time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
                     saved = time.monotonic()
                     progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
                     self._require_finite(progress.loss)
-                    self.learned.state.save(progress)
+                    self.state.stored.save(progress)
         loss_sum = float(self.accelerator.reduce(total, "mean")) + loss_before
         seconds = time.monotonic() - start
         return {
@@ -361,7 +361,7 @@ class _Trainer:
             "feeding_percent": round(100 * feeding / seconds, 2),
         }
 
-    def _tell(self, log: RunLog, bar: Any, loss: float, seconds: float) -> None:
+    def _log_step(self, log: RunLog, bar: Any, loss: float, seconds: float) -> None:
         """Log a step, and show beside the bar how long the rest takes at so many seconds a step."""
         rate = self.optimizer.param_groups[0]["lr"]
         log.scalars({"step/loss": loss, "step/learning_rate": rate}, self.progress.step)
@@ -390,8 +390,8 @@ class _Trainer:
             feeding += time.monotonic() - before
             loss += self._learn(*inputs) / self.recipe.accumulate
         self.progress.step += 1
-        if self.learned.ema is not None:
-            self.learned.ema.update(self.model, step=self.progress.step - 1)
+        if self.state.ema is not None:
+            self.state.ema.update(self.model, step=self.progress.step - 1)
         return loss, feeding
 
     def _require_finite(self, loss: float) -> None:
@@ -441,7 +441,7 @@ class _Trainer:
         return heatmaps
 
     def _validate(self, people: People, epoch: int) -> Evaluation:
-        predictions = predict_people(self.learned.averaged, people)
+        predictions = predict_people(self.state.averaged, people)
         keypoints = predictions.keypoints
         if self.engine.sheets:
             errors = person_errors(keypoints, people)

@@ -17,7 +17,7 @@ from softgate_pose.pose import geometry
 from softgate_pose.prediction import BOX_SCALE
 from softgate_pose.readers import parse_source, read_people
 from softgate_pose.record import TrainingRecord
-from softgate_pose.training.crops import first_few, readable
+from softgate_pose.training.crops import first_few, split_readable
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.teacher import Teacher
@@ -175,7 +175,7 @@ def _of_model(people: People, model: SoftGatePose, source: str) -> People:
 def _testable(people: People, model: SoftGatePose, source: str) -> People:
     """People that the model can be measured on."""
     require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
-    _, problems = readable(people)
+    _, problems = split_readable(people)
     if problems:
         raise ValueError(f"{source} cannot be measured: {first_few(problems)}.")
     return people
