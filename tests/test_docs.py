@@ -313,6 +313,7 @@ INTERNAL = {
     "record.read_record",
     "record.runs",
     "training.crops",
+    "training.setup",
     "training.state",
     "training.watch",
     "weights.check_shapes_fit_config",

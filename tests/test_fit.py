@@ -38,6 +38,7 @@ from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import PRESETS, Preset, Recipe, get_preset
 from softgate_pose.training.run import train_and_save
+from softgate_pose.training.setup import make_accelerator, make_optimizer
 from softgate_pose.training.state import LAST, PREVIOUS
 from softgate_pose.training.teacher import Teacher
 
@@ -306,8 +307,8 @@ def test_a_restored_optimizer_lies_in_memory_as_before(people, tmp_path, monkeyp
         assert any(not p.is_contiguous() for p in parameters)  # they are channels-last
         return [(p.stride(), optimizers[-1].state[p]["exp_avg"].stride()) for p in parameters]
 
-    make, optimizers = loop._optimizer, []
-    monkeypatch.setattr(loop, "_optimizer", lambda *given: optimizers.append(make(*given)) or optimizers[-1])
+    make, optimizers = loop.make_optimizer, []
+    monkeypatch.setattr(loop, "make_optimizer", lambda *given: optimizers.append(make(*given)) or optimizers[-1])
     trained(people, tmp_path / "run", stop_after=2)
     before = layouts()
     trained(people, tmp_path / "run")
@@ -517,10 +518,10 @@ def test_the_others_wait_until_the_model_is_saved(lsp_folder, tmp_path, monkeypa
 def test_each_run_has_its_own_accelerator(people, tmp_path, monkeypatch):
     """Its own device, precision and parts, whatever the run before it, or a launcher's settings, were."""
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
-    first = loop._accelerator(dataclasses.replace(RECIPE, precision="bf16", accumulate=2), Engine())
+    first = make_accelerator(dataclasses.replace(RECIPE, precision="bf16", accumulate=2), "cpu")
     assert (first.mixed_precision, first.gradient_accumulation_steps) == ("bf16", 2)
     PartialState._shared_state["device"] = torch.device("meta")  # as after a run on a GPU
-    second = loop._accelerator(RECIPE, Engine())
+    second = make_accelerator(RECIPE, "cpu")
     assert (second.mixed_precision, second.gradient_accumulation_steps) == ("no", 1)
     assert second.device == torch.device("cpu")
 
@@ -638,7 +639,7 @@ def test_the_papers_recipes(name, epochs, drops):
     assert recipe.learning_rate * recipe.decay**3 == pytest.approx(1e-5)
     assert recipe.weight_decay == recipe.ema_decay == recipe.clip_grad == recipe.warmup == 0
     assert model == {"heatmap": "gaussian", "sigma": 1.0, "input_size": (256, 256)}
-    optimizer = loop._optimizer(SoftGatePose(CONFIG), recipe)
+    optimizer = make_optimizer(SoftGatePose(CONFIG), recipe)
     assert type(optimizer) is torch.optim.RMSprop
     assert optimizer.defaults["momentum"] == 0
     assert optimizer.defaults["alpha"] == 0.99
@@ -646,7 +647,7 @@ def test_the_papers_recipes(name, epochs, drops):
 
 def test_weight_decay_spares_gates_biases_and_norms():
     model = SoftGatePose(CONFIG)
-    optimizer = loop._optimizer(model, Recipe(weight_decay=0.1))
+    optimizer = make_optimizer(model, Recipe(weight_decay=0.1))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
     convolutions = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from softgate_pose.training.augment import Changes, augment, sample_changes
 from softgate_pose.training.crops import Crops, CropStore, Keep, first_few, split_readable
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.training.recipe import Recipe
+from softgate_pose.training.setup import make_accelerator, make_optimizer, make_schedule
 from softgate_pose.training.state import TrainingState
 from softgate_pose.training.teacher import Teacher
 from softgate_pose.training.watch import RunLog
@@ -41,7 +41,6 @@ __all__ = ["Engine", "Epoch", "fit"]
 logger = logging.getLogger(__name__)
 
 _BOARD_EVERY = 20  # steps
-_PROCESS_TIMEOUT = timedelta(days=1)  # the others wait for the first process while it validates and measures
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def fit(
             the folder holds a run of another recipe, model, start, teacher or people.
     """
     engine = engine or Engine()
-    accelerator = _accelerator(recipe, engine)
+    accelerator = make_accelerator(recipe, engine.device)
     _check_run(model.config, people, recipe, validation, teacher, accelerator.num_processes)
     if validation is not None and accelerator.is_main_process:
         validation, problems = split_readable(validation)
@@ -229,7 +228,7 @@ class _RunState:
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.optimizer = _optimizer(model, recipe)
+        self.optimizer = make_optimizer(model, recipe)
         fixed = {"recipe": recipe.to_dict(), "model": model.config.to_dict(), "people": _fingerprint(people)}
         if teacher is not None:
             fixed["teacher"] = teacher.identity()
@@ -276,7 +275,7 @@ class _Trainer:
             logger.warning("Left out of training: %s.", first_few(self.crops.unreadable))
         self._require_same_people(_fingerprint(self.crops.people))
         self.steps = len(self.crops) // recipe.batch_size  # of an epoch
-        self.schedule = _schedule(self.optimizer, recipe, self.steps)
+        self.schedule = make_schedule(self.optimizer, recipe, self.steps)
         network: Any = torch.compile(self.model) if engine.compile else self.model
         self.network, self.prepared_optimizer = accelerator.prepare(_AllStacks(network), self.optimizer)
 
@@ -449,61 +448,6 @@ class _Trainer:
             (self.folder / "sheets").mkdir(exist_ok=True)
             sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)
-
-
-def _accelerator(recipe: Recipe, engine: Engine) -> Accelerator:
-    try:
-        from accelerate import Accelerator, PartialState
-        from accelerate.state import AcceleratorState
-        from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
-    except ImportError:
-        raise ImportError("Training needs Accelerate: pip install 'softgate-pose[train]'.") from None
-    if PartialState._shared_state:
-        # Accelerate keeps the precision, and in a single process the device, of an earlier run; reset both.
-        alone = PartialState().distributed_type == DistributedType.NO
-        AcceleratorState._reset_state(reset_partial_state=alone)
-    precision = "no" if recipe.precision == "fp32" else recipe.precision
-    device = torch.device(engine.device)
-    if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-        torch.cuda.set_device(device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        # as a plugin, which a launcher's environment does not override
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.accumulate),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PROCESS_TIMEOUT)],
-    )
-    if accelerator.device.type != device.type:
-        raise ValueError(
-            f"The device {engine.device!r} is not available here, {accelerator.device.type!r} is; "
-            f"pass device={accelerator.device.type!r}."
-        )
-    return accelerator
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2
-
-    settings = {"opt": recipe.optimizer, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(model, **settings, **recipe.optimizer_settings)
-    except TypeError as error:
-        raise ValueError(f"optimizer_settings do not fit {recipe.optimizer}: {error}.") from None
-    return optimizer
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
-    from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
-
-    warmup_steps = min(round(recipe.warmup * recipe.epochs * steps), recipe.epochs * steps - 1)
-    warmup = {"warmup_t": warmup_steps, "warmup_lr_init": recipe.learning_rate / 100 if warmup_steps else 0.0}
-    if recipe.schedule == "step":
-        milestones = [milestone * steps + 1 for milestone in recipe.milestones]  # timm drops one step before
-        return MultiStepLRScheduler(
-            optimizer, milestones, recipe.decay, t_in_epochs=False, warmup_prefix=False, **warmup
-        )
-    length = recipe.epochs * steps - warmup_steps  # timm counts the cosine from the warm-up's end
-    return CosineLRScheduler(optimizer, t_initial=length, t_in_epochs=False, warmup_prefix=True, **warmup)
 
 
 def _generator(seed: int, what: str, index: int) -> torch.Generator:
