@@ -130,28 +130,58 @@ def fit(
             the folder holds a run of another recipe, model, start, teacher or people.
     """
     engine = engine or Engine()
-    accelerator = make_accelerator(recipe, engine.device)
-    _check_run(model.config, people, recipe, validation, teacher, accelerator.num_processes)
-    if validation is not None and accelerator.is_main_process:
+    run = _Run(model, people, recipe, folder, teacher, start, engine, make_accelerator(recipe, engine.device))
+    _check_run(run, validation)
+    if validation is not None and run.is_main:
         validation, problems = split_readable(validation)
         if problems:
             logger.warning("Left out of validation: %s.", first_few(problems))
-    with _locked(folder) if accelerator.is_main_process else nullcontext():
-        state = _RunState(model, people, recipe, folder, teacher, start, accelerator)
+    with _locked(folder) if run.is_main else nullcontext():
+        state = _RunState(run)
         if len(state.progress.history) < recipe.epochs:
-            _Trainer(state, people, recipe, folder, teacher, engine, accelerator).train(validation, report)
+            _Trainer(run, state).train(validation, report)
         return state.averaged.eval()
 
 
-def _check_run(
-    config: PoseConfig,
-    people: People,
-    recipe: Recipe,
-    validation: People | None,
-    teacher: Teacher | None,
-    processes: int,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What stays as it is throughout a run: what ``fit`` was given, and the processes that share it."""
+
+    model: SoftGatePose
+    people: People
+    recipe: Recipe
+    folder: Path
+    teacher: Teacher | None
+    start: str | None
+    engine: Engine
+    accelerator: Accelerator
+
+    @property
+    def config(self) -> PoseConfig:
+        return self.model.config
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process, or the first of several, which alone writes, validates and reports."""
+        return bool(self.accelerator.is_main_process)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same whenever the run goes on, as JSON."""
+        fixed = {
+            "recipe": self.recipe.to_dict(),
+            "model": self.config.to_dict(),
+            "people": _fingerprint(self.people),
+        }
+        if self.teacher is not None:
+            fixed["teacher"] = self.teacher.identity()
+        if self.start is not None:
+            fixed["start"] = self.start
+        return fixed
+
+
+def _check_run(run: _Run, validation: People | None) -> None:
     """Raise ValueError unless people, recipe and teacher fit the model and the processes; warn of unpaired sides."""
+    config, people, recipe = run.config, run.people, run.recipe
     for group in (people, validation):
         if group is not None and group.skeleton.keypoints != config.skeleton.keypoints:
             given, wanted = (f"{s.name!r} ({', '.join(s.keypoints)})" for s in (group.skeleton, config.skeleton))
@@ -164,6 +194,7 @@ def _check_run(
             f"{len(people)} people are fewer than one batch of {recipe.batch_size}; "
             + ("choose a smaller batch_size." if len(people) else "give more, or hold out fewer.")
         )
+    processes = run.accelerator.num_processes
     parts = processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ValueError(
@@ -182,8 +213,8 @@ def _check_run(
             "Rename them, or train with flip=0.",
             ", ".join(config.skeleton.unpaired),
         )
-    if teacher is not None:
-        teacher.require_fit(config)
+    if run.teacher is not None:
+        run.teacher.require_fit(config)
 
 
 @contextmanager
@@ -210,33 +241,20 @@ class _AllStacks(nn.Module):
 
 
 class _RunState:
-    """What a run has learned so far, restored from its folder: weights, their moving average, optimizer, progress."""
+    """What changes in a run, restored from its folder: the weights, their moving average, optimizer and progress."""
 
-    def __init__(
-        self,
-        model: SoftGatePose,
-        people: People,
-        recipe: Recipe,
-        folder: Path,
-        teacher: Teacher | None,
-        start: str | None,
-        accelerator: Accelerator,
-    ) -> None:
+    def __init__(self, run: _Run) -> None:
         from timm.utils import ModelEmaV3  # slow to load, and only training needs it
 
-        folder.mkdir(parents=True, exist_ok=True)
-        model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = model
-        self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.optimizer = make_optimizer(model, recipe)
-        fixed = {"recipe": recipe.to_dict(), "model": model.config.to_dict(), "people": _fingerprint(people)}
-        if teacher is not None:
-            fixed["teacher"] = teacher.identity()
-        if start is not None:
-            fixed["start"] = start
-        self.stored = TrainingState(folder, model, None if self.ema is None else self.ema.module, self.optimizer, fixed)
-        self.progress = self.stored.load()
-        accelerator.wait_for_everyone()  # all have read what the first will replace
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self.model, decay = run.model, run.recipe.ema_decay
+        self.model.to(run.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
+        self.optimizer = make_optimizer(self.model, run.recipe)
+        ema = None if self.ema is None else self.ema.module
+        self._stored = TrainingState(run.folder, self.model, ema, self.optimizer, run.identity())
+        self.progress = self._stored.load()
+        run.accelerator.wait_for_everyone()  # all have read what the first will replace
 
     @property
     def averaged(self) -> SoftGatePose:
@@ -244,40 +262,35 @@ class _RunState:
         averaged: SoftGatePose = self.model if self.ema is None else self.ema.module
         return averaged
 
+    def save(self) -> None:
+        self._stored.save(self.progress)
+
 
 class _Trainer:
     """One process's side of a run that is not finished."""
 
-    def __init__(
-        self,
-        state: _RunState,
-        people: People,
-        recipe: Recipe,
-        folder: Path,
-        teacher: Teacher | None,
-        engine: Engine,
-        accelerator: Accelerator,
-    ) -> None:
-        self.state, self.recipe, self.folder, self.engine = state, recipe, folder, engine
-        self.model, self.optimizer, self.progress = state.model, state.optimizer, state.progress
-        self.accelerator, self.config, self.is_main = accelerator, state.model.config, accelerator.is_main_process
-        self.soft_targets = None if teacher is None else teacher.soft_targets(self.config, accelerator.device)
-        self.share = 0.0 if teacher is None else teacher.share
+    def __init__(self, run: _Run, state: _RunState) -> None:
+        self.run, self.state = run, state
+        self.model, self.recipe, self.accelerator = run.model, run.recipe, run.accelerator
+        self.optimizer, self.progress = state.optimizer, state.progress
+        device = self.accelerator.device
+        self.soft_targets = None if run.teacher is None else run.teacher.soft_targets(run.config, device)
+        self.share = 0.0 if run.teacher is None else run.teacher.share
         self.crops = CropStore(
-            people,
-            self.config,
-            keep=engine.keep,
-            device=accelerator.device,
-            workers=engine.workers,
-            progress=engine.progress and self.is_main,
+            run.people,
+            run.config,
+            keep=run.engine.keep,
+            device=device,
+            workers=run.engine.workers,
+            progress=run.engine.progress and run.is_main,
         )
-        if self.crops.unreadable and self.is_main:
+        if self.crops.unreadable and run.is_main:
             logger.warning("Left out of training: %s.", first_few(self.crops.unreadable))
         self._require_same_people(_fingerprint(self.crops.people))
-        self.steps = len(self.crops) // recipe.batch_size  # of an epoch
-        self.schedule = make_schedule(self.optimizer, recipe, self.steps)
-        network: Any = torch.compile(self.model) if engine.compile else self.model
-        self.network, self.prepared_optimizer = accelerator.prepare(_AllStacks(network), self.optimizer)
+        self.steps = len(self.crops) // self.recipe.batch_size  # of an epoch
+        self.schedule = make_schedule(self.optimizer, self.recipe, self.steps)
+        network: Any = torch.compile(self.model) if run.engine.compile else self.model
+        self.network, self.prepared_optimizer = self.accelerator.prepare(_AllStacks(network), self.optimizer)
 
     def _require_same_people(self, people: str) -> None:
         """Raise ValueError unless the images that can be read are those of the run so far, and of all processes."""
@@ -288,7 +301,7 @@ class _Trainer:
             raise ValueError(f"{len(self.crops)} people whose images can be read are fewer than one batch of {size}.")
         if progress.people not in ("", people):  # empty before the first step
             raise ValueError(
-                f"The images that can be read are not those that the run in {self.folder} began with: of people "
+                f"The images that can be read are not those that the run in {self.run.folder} began with: of people "
                 f"there were {progress.people} then, and are {people} now. To go on with it, restore "
                 "what is missing, and take away what has come since."
             )
@@ -297,26 +310,26 @@ class _Trainer:
         if len(set(processes)) > 1:
             raise ValueError(
                 f"The processes do not begin alike: {'; '.join(dict.fromkeys(processes))}. All must see the same "
-                f"images, and the same folder {self.folder}."
+                f"images, and the same folder {self.run.folder}."
             )
 
     def train(self, validation: People | None, report: Callable[[Epoch], None] | None) -> None:
         progress = self.progress
         if progress.step:
             logger.info("Going on after step %d of %d.", progress.step, self.steps * self.recipe.epochs)
-        with closing(RunLog(self.folder, progress.step)) if self.is_main else nullcontext() as log:
+        with closing(RunLog(self.run.folder, progress.step)) if self.run.is_main else nullcontext() as log:
             for epoch in range(len(progress.history), self.recipe.epochs):
                 row = self._epoch(epoch, log)
                 self._require_finite(row["loss"])
                 table = None
-                if self.is_main and validation is not None and len(validation):
+                if self.run.is_main and validation is not None and len(validation):
                     table = self._validate(validation, epoch)
                     row |= {f"{table.protocol} {key}": value for key, value in table.figures.items()}
                 progress.history.append(row)
                 progress.loss = progress.seconds = 0.0
                 if log is not None:
                     log.epoch(progress.history)  # before the state: an epoch that is saved is never logged again
-                    self.state.stored.save(progress)
+                    self.state.save()
                     if report is not None:
                         report(Epoch(row, self.recipe.epochs, table))
                 self.accelerator.wait_for_everyone()
@@ -343,11 +356,11 @@ class _Trainer:
                     continue
                 if step % _BOARD_EVERY == _BOARD_EVERY - 1:
                     self._log_step(log, bar, float(loss), (time.monotonic() - start) / (step + 1 - done))
-                if time.monotonic() - saved > 60 * self.engine.save_minutes and step + 1 < self.steps:
+                if time.monotonic() - saved > 60 * self.run.engine.save_minutes and step + 1 < self.steps:
                     saved = time.monotonic()
                     progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
                     self._require_finite(progress.loss)
-                    self.state.stored.save(progress)
+                    self.state.save()
         loss_sum = float(self.accelerator.reduce(total, "mean")) + loss_before
         seconds = time.monotonic() - start
         return {
@@ -376,7 +389,7 @@ class _Trainer:
             initial=done * size,
             desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
             unit=" images",
-            disable=None if self.engine.progress and self.is_main else True,  # none where nobody watches
+            disable=None if self.run.engine.progress and self.run.is_main else True,  # none where nobody watches
         )
 
     def _step(self, batches: Iterator[tuple[Crops, Changes]]) -> tuple[Tensor, float]:
@@ -385,7 +398,7 @@ class _Trainer:
         for _ in range(self.recipe.accumulate):
             before = time.monotonic()
             crops, changes = next(batches)
-            inputs = augment(crops.to(self.accelerator.device), changes, self.config)
+            inputs = augment(crops.to(self.accelerator.device), changes, self.run.config)
             feeding += time.monotonic() - before
             loss += self._learn(*inputs) / self.recipe.accumulate
         self.progress.step += 1
@@ -399,7 +412,7 @@ class _Trainer:
         if not math.isfinite(loss) or not all(bool(torch.isfinite(value).all()) for value in weights):
             raise RuntimeError(
                 f"The training has diverged: by step {self.progress.step} the loss or the weights are not finite. "
-                f"What {self.folder} holds is from before. Train into another folder with a lower learning_rate"
+                f"What {self.run.folder} holds is from before. Train into another folder with a lower learning_rate"
                 + (", with a clip_grad" if not self.recipe.clip_grad else "")
                 + (", or with precision=fp32." if self.recipe.precision != "fp32" else ".")
             )
@@ -416,14 +429,16 @@ class _Trainer:
         for i, group in enumerate(crops):
             if i % accumulate == 0:
                 drawing = _generator(self.recipe.seed, "changes", first + i // accumulate)
-                changes = sample_changes(size, self.config.in_chans, self.recipe.augmentation, drawing)
+                changes = sample_changes(size, self.run.config.in_chans, self.recipe.augmentation, drawing)
             yield group, changes.part(mine[i % accumulate])
 
     def _learn(self, images: Tensor, keypoints: Tensor, labelled: Tensor) -> Tensor:
         with self.accelerator.accumulate(self.network):
             images = images.contiguous(memory_format=torch.channels_last)
             outputs = self.network(images)
-            loss = heatmap_loss(outputs, keypoints, labelled, self.config, soft=self._soft(images), share=self.share)
+            loss = heatmap_loss(
+                outputs, keypoints, labelled, self.run.config, soft=self._soft(images), share=self.share
+            )
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.recipe.clip_grad:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
@@ -442,11 +457,11 @@ class _Trainer:
     def _validate(self, people: People, epoch: int) -> Evaluation:
         predictions = predict_people(self.state.averaged, people)
         keypoints = predictions.keypoints
-        if self.engine.sheets:
+        if self.run.engine.sheets:
             errors = person_errors(keypoints, people)
             sheet = contact_sheet(people, predictions, errors)
-            (self.folder / "sheets").mkdir(exist_ok=True)
-            sheet.save(self.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
+            (self.run.folder / "sheets").mkdir(exist_ok=True)
+            sheet.save(self.run.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)
 
 
