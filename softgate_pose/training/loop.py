@@ -219,7 +219,7 @@ def _check_run(run: _Run, validation: People | None) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other runs from the folder."""
+    """Keep other runs from the folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab") as stream:
         lock(
@@ -246,7 +246,6 @@ class _RunState:
     def __init__(self, run: _Run) -> None:
         from timm.utils import ModelEmaV3  # slow to load, and only training needs it
 
-        run.folder.mkdir(parents=True, exist_ok=True)
         self.model, decay = run.model, run.recipe.ema_decay
         self.model.to(run.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
@@ -286,27 +285,32 @@ class _Trainer:
         )
         if self.crops.unreadable and run.is_main:
             logger.warning("Left out of training: %s.", first_few(self.crops.unreadable))
-        self._require_same_people(_fingerprint(self.crops.people))
+        people = _fingerprint(self.crops.people)
+        self._require_people_of_the_run(people)
+        self.progress.people = people
+        self._require_same_start()
         self.steps = len(self.crops) // self.recipe.batch_size  # of an epoch
         self.schedule = make_schedule(self.optimizer, self.recipe, self.steps)
         network: Any = torch.compile(self.model) if run.engine.compile else self.model
         self.network, self.prepared_optimizer = self.accelerator.prepare(_AllStacks(network), self.optimizer)
 
-    def _require_same_people(self, people: str) -> None:
-        """Raise ValueError unless the images that can be read are those of the run so far, and of all processes."""
-        from accelerate.utils import gather_object
-
-        size, progress = self.recipe.batch_size, self.progress
+    def _require_people_of_the_run(self, people: str) -> None:
+        """Raise ValueError unless those whose images can be read fill a batch, and are those of the run so far."""
+        size, before = self.recipe.batch_size, self.progress.people
         if len(self.crops) < size:
             raise ValueError(f"{len(self.crops)} people whose images can be read are fewer than one batch of {size}.")
-        if progress.people not in ("", people):  # empty before the first step
+        if before not in ("", people):  # empty before the first step
             raise ValueError(
                 f"The images that can be read are not those that the run in {self.run.folder} began with: of people "
-                f"there were {progress.people} then, and are {people} now. To go on with it, restore "
+                f"there were {before} then, and are {people} now. To go on with it, restore "
                 "what is missing, and take away what has come since."
             )
-        progress.people = people
-        processes = gather_object([f"step {progress.step}, {people}"])
+
+    def _require_same_start(self) -> None:
+        """Raise ValueError unless all processes begin at the same step, with the same people."""
+        from accelerate.utils import gather_object
+
+        processes = gather_object([f"step {self.progress.step}, {self.progress.people}"])
         if len(set(processes)) > 1:
             raise ValueError(
                 f"The processes do not begin alike: {'; '.join(dict.fromkeys(processes))}. All must see the same "
@@ -356,6 +360,8 @@ class _Trainer:
                     continue
                 if step % _BOARD_EVERY == _BOARD_EVERY - 1:
                     self._log_step(log, bar, float(loss), (time.monotonic() - start) / (step + 1 - done))
+                    if not loss.isfinite():  # waste no time until the next save
+                        self._require_finite(float(loss))
                 if time.monotonic() - saved > 60 * self.run.engine.save_minutes and step + 1 < self.steps:
                     saved = time.monotonic()
                     progress.loss, progress.seconds = loss_before + float(total), seconds_before + saved - start
@@ -379,8 +385,6 @@ class _Trainer:
         log.scalars({"step/loss": loss, "step/learning_rate": rate}, self.progress.step)
         left = tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step))
         bar.set_postfix_str(f"loss {loss:.3f}, {left} left of the run", refresh=False)
-        if not math.isfinite(loss):  # waste no time until the next save
-            self._require_finite(loss)
 
     def _bar(self, epoch: int, done: int) -> Any:
         size = self.recipe.batch_size
@@ -408,8 +412,7 @@ class _Trainer:
 
     def _require_finite(self, loss: float) -> None:
         """Stop before a state that has no future replaces the last good one."""
-        weights = self.model.state_dict().values()
-        if not math.isfinite(loss) or not all(bool(torch.isfinite(value).all()) for value in weights):
+        if _has_diverged(self.model, loss):
             raise RuntimeError(
                 f"The training has diverged: by step {self.progress.step} the loss or the weights are not finite. "
                 f"What {self.run.folder} holds is from before. Train into another folder with a lower learning_rate"
@@ -463,6 +466,11 @@ class _Trainer:
             (self.run.folder / "sheets").mkdir(exist_ok=True)
             sheet.save(self.run.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
         return score_keypoints(keypoints, people)
+
+
+def _has_diverged(model: nn.Module, loss: float) -> bool:
+    """Whether the loss or a weight is no longer finite."""
+    return not math.isfinite(loss) or not all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def _generator(seed: int, what: str, index: int) -> torch.Generator:
