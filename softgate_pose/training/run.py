@@ -74,18 +74,14 @@ def train_and_save(
     splits = _split(
         {source: _of_model(read_people(source), model, source) for source in sources}, hold_out, recipe.seed
     )
-    tested = {source: _testable(read_people(source), model, source) for source in tests}
+    training_people = concatenate([splits[source][0] for source in sources])
+    held_out = concatenate([held for _, held in splits.values()])
+    named_tests = _read_tests(tests, model, training_people)
     saved = folder / "model"
     if saved.exists() and not saved.is_dir():
         raise ValueError(f"{saved} is a file, and the model is to be saved in a folder of that name; move the file.")
-    training_people = concatenate([splits[source][0] for source in sources])
-    held_out = concatenate([held for _, held in splits.values()])
-    trained_on = {image.resolve() for image in training_people.images} if tested else set()
-    named_tests = [(_test_name(source, people, trained_on), people) for source, people in tested.items()]
-    known = training_people.labelled.any(dim=0).tolist()
-    unlabelled = [name for name, is_known in zip(model.config.skeleton.keypoints, known, strict=True) if not is_known]
-    if unlabelled and teacher is None:
-        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
+    if teacher is None:
+        _warn_of_unlabelled(training_people)
     trained = fit(
         model,
         training_people,
@@ -97,25 +93,16 @@ def train_and_save(
         engine=engine,
         report=report,
     )
-    record: TrainingRecord = {
-        "data": [
-            f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
-            for source, count in Counter(sources).items()
-        ],
-        "held_out": f"{100 * hold_out:g}% of the images of each, seed {recipe.seed}",
-        "licence": licence,
-        "command": command,
-        "recipe": recipe.to_dict(),
-    }
-    if teacher is not None:
-        record["teacher"] = teacher.to_card()
-    if before is not None:  # but for what it measured, which is not of these weights
-        kept = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
-        record["before"] = cast("TrainingRecord", kept)
     if is_main_process():
-        dtype = torch.float16 if _fits(trained, torch.float16) else torch.float32
-        if dtype == torch.float32:
-            logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
+        record: TrainingRecord = {
+            "data": _data_lines(sources, splits),
+            "held_out": f"{100 * hold_out:g}% of the images of each, seed {recipe.seed}",
+            "licence": licence,
+            "command": command,
+            "recipe": recipe.to_dict(),
+            **_learned_from(teacher, before),
+        }
+        dtype = _saved_dtype(trained)
         trained.to(dtype).float()  # what is measured is what is saved
         record |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
         save_pretrained(trained, saved, training=record, dtype=dtype)
@@ -139,10 +126,6 @@ def _split(people: Mapping[str, People], share: float, seed: int) -> dict[str, t
         source: (kept.select([i for i, image in enumerate(kept.images) if files[image] not in held_out]), held)
         for source, (kept, held) in splits.items()
     }
-
-
-def _fits(model: SoftGatePose, dtype: torch.dtype) -> bool:
-    return all(bool(value.to(dtype).isfinite().all()) for value in model.state_dict().values())
 
 
 def _of_model(people: People, model: SoftGatePose, source: str) -> People:
@@ -172,6 +155,21 @@ def _of_model(people: People, model: SoftGatePose, source: str) -> People:
     return converted
 
 
+def _warn_of_unlabelled(people: People) -> None:
+    """Tell of keypoints that nobody has labelled."""
+    labelled = people.labelled.any(dim=0).tolist()
+    unlabelled = [name for name, is_known in zip(people.skeleton.keypoints, labelled, strict=True) if not is_known]
+    if unlabelled:
+        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
+
+
+def _read_tests(tests: Sequence[str], model: SoftGatePose, training_people: People) -> list[tuple[str, People]]:
+    """The people of each test, by the name that the card gives it; all can be measured."""
+    tested = {source: _testable(read_people(source), model, source) for source in tests}
+    trained_on = {image.resolve() for image in training_people.images} if tested else set()
+    return [(_test_name(source, people, trained_on), people) for source, people in tested.items()]
+
+
 def _testable(people: People, model: SoftGatePose, source: str) -> People:
     """People that the model can be measured on."""
     require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
@@ -189,6 +187,33 @@ def _test_name(source: str, people: People, trained_on: Set[Path]) -> str:
     told = f"{count} of {len(people)} people trained on"
     logger.warning("--test %s: %s; its figures will not say how the model does on others.", source, told)
     return f"{_label(source)} ({told})"
+
+
+def _data_lines(sources: Sequence[str], splits: Mapping[str, tuple[People, People]]) -> list[str]:
+    """A line for each source: how many of its people are trained on, and how often an epoch if more than once."""
+    return [
+        f"{_label(source)}, {len(splits[source][0])} people" + (f", {count} times an epoch" if count > 1 else "")
+        for source, count in Counter(sources).items()
+    ]
+
+
+def _learned_from(teacher: Teacher | None, before: TrainingRecord | None) -> TrainingRecord:
+    """What the record says of the teacher, and of the weights that training started from."""
+    record: TrainingRecord = {}
+    if teacher is not None:
+        record["teacher"] = teacher.to_card()
+    if before is not None:  # but for what it measured, which is not of these weights
+        kept = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
+        record["before"] = cast("TrainingRecord", kept)
+    return record
+
+
+def _saved_dtype(model: SoftGatePose) -> torch.dtype:
+    """Half precision if it can hold the weights, else single, with a warning."""
+    if all(bool(value.to(torch.float16).isfinite().all()) for value in model.state_dict().values()):
+        return torch.float16
+    logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
+    return torch.float32
 
 
 def _measure(
