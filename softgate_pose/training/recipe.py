@@ -70,6 +70,11 @@ class Recipe:
         if not isinstance(self.milestones, (list, tuple)):
             raise ValueError(f"milestones must be a list of epochs, such as [75, 100], got {self.milestones!r}.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        self._require_numbers()
+        self._require_choices()
+        self._require_milestones()
+
+    def _require_numbers(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -88,12 +93,16 @@ class Recipe:
                 "A learning_rate of 0, or an ema_decay of 1, would leave the weights as they are; "
                 f"got learning_rate={self.learning_rate:g} and ema_decay={self.ema_decay:g}."
             )
+
+    def _require_choices(self) -> None:
         choices = {"optimizer": OPTIMIZERS, "schedule": get_args(Schedule), "precision": get_args(Precision)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
         if not isinstance(self.optimizer_settings, Mapping):
             raise ValueError(f'optimizer_settings must be like {{"momentum": 0.0}}, got {self.optimizer_settings!r}.')
+
+    def _require_milestones(self) -> None:
         whole = all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in self.milestones)
         if not whole or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be rising epochs, whole numbers from 1, got {self.milestones!r}.")
