@@ -104,8 +104,8 @@ def export_model(
 
 def calibration_images(people: People, config: PoseConfig) -> Tensor:
     """Normalised crops of people from all over a table, (N, C, H, W), for ``export_model(calibration=)``."""
-    step = max(1, len(people) // _CALIBRATION_IMAGES)
-    crops, _ = crop_people(people, range(len(people))[::step][:_CALIBRATION_IMAGES], config)
+    count = min(len(people), _CALIBRATION_IMAGES)
+    crops, _ = crop_people(people, [i * len(people) // count for i in range(count)], config)
     return normalize(crops, config)
 
 

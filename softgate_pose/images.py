@@ -194,7 +194,9 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
         raise ValueError(
             f"An image array must have shape (H, W, C) with C = {in_chans}, the model's in_chans; got {given}.{remedy}"
         )
-    return _from_tensor(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), in_chans)
+    array = np.ascontiguousarray(array.transpose(2, 0, 1))
+    # PyTorch has no read-only tensors, and warns of arrays that are, such as Pillow's
+    return _from_tensor(torch.from_numpy(array if array.flags.writeable else array.copy()), in_chans)
 
 
 def _from_tensor(image: Tensor, in_chans: int) -> Tensor:

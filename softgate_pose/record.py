@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def check_training(training: Any, subject: str) -> TrainingRecord:
         subject: What ``training`` is called in the message.
 
     Raises:
-        ValueError: If one of the values is of another kind.
+        ValueError: If one of the values is of another kind, or a key is nearly one that is known, such as ``license``.
     """
     if not isinstance(training, Mapping):
         raise ValueError(f"{subject} must be a JSON object that says how the weights came to be, got {training!r}.")
@@ -108,6 +109,14 @@ def check_training(training: Any, subject: str) -> TrainingRecord:
         check_training({"data": teacher["data"]}, f"{subject}['teacher']")
     if "before" in training:
         check_training(training["before"], f"{subject}['before']")
+    for key, value in training.items():
+        close = difflib.get_close_matches(str(key), TrainingRecord.__annotations__, 1, cutoff=0.8)
+        if close and close[0] != key:
+            raise ValueError(f"{subject}[{key!r}] is not known; did you mean {close[0]!r}?")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{subject}[{key!r}] cannot be written as JSON: {error}.") from None
     return cast("TrainingRecord", training)
 
 

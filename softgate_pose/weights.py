@@ -83,7 +83,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{file} is the state of a training run, not a model; use the folder {file.parent / 'model'}.")
     beside = file.parent / CONFIG_FILE
     if file.name == WEIGHTS_FILE and beside.is_file():
-        return Checkpoint(file, _parse_config(beside.read_bytes(), file))
+        return Checkpoint(file, _parse_config(beside.read_bytes(), beside))
     return Checkpoint(file, _parse_config(metadata["config"], file) if "config" in metadata else None)
 
 
@@ -159,11 +159,11 @@ def _from_hub(repo: str, revision: str | None, names: tuple[str, ...], read: Cal
 
 
 def _parse_config(text: str | bytes, file: Path) -> PoseConfig:
-    """The config in the JSON that belongs to a file."""
+    """The config in the JSON that a file holds."""
     try:
         return PoseConfig.from_json(text)
     except ValueError as error:
-        raise ValueError(f"The config of {file} cannot be used: {error}") from None
+        raise ValueError(f"The config in {file} cannot be used: {error}") from None
 
 
 def check_shapes_fit_config(found: Checkpoint) -> None:
@@ -240,8 +240,8 @@ def save_pretrained(
     Raises:
         OSError: If it cannot be written.
         TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If a value is not finite or too large for ``dtype``, if ``dtype`` is not a floating point
-            type, or if ``training`` holds values of other kinds.
+        ValueError: If a value is not finite or too large for ``dtype``, if ``dtype`` is none of float16, bfloat16,
+            float32 and float64, or if ``training`` holds values of other kinds.
     """
     return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
 
@@ -254,14 +254,14 @@ def _save(
             f"save_pretrained takes the model that create_model built, got {type(model).__name__}; save that model "
             "before changing its form."
         )
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(
-            f"Weights are saved in a floating point type, such as torch.float16, or with dtype=None; got {dtype}."
-        )
+    if dtype not in (None, *_FLOATS):
+        raise ValueError(f"Weights are saved in {', '.join(map(str, _FLOATS))}, or with dtype=None; got {dtype}.")
     check_training(training or {}, "training")
     tensors = {}
     for key, value in model.state_dict().items():
         kept = value.detach().cpu().contiguous()
+        if kept.is_floating_point() and kept.dtype not in _FLOATS:
+            raise ValueError(f"{key} is of type {kept.dtype}, which cannot be loaded again; convert the model first.")
         if not bool(torch.isfinite(kept).all()):
             raise ValueError(f"{key} holds NaN or infinity; what has diverged cannot be loaded again.")
         if dtype is not None and kept.is_floating_point():
@@ -277,7 +277,8 @@ def _save(
         text = model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
         (part / WEIGHTS_FILE).write_bytes(content)
         (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
-        (part / CARD_FILE).write_text(text, encoding="utf-8")
+        # a command may name a file whose name is no text
+        (part / CARD_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
         (part / TRAINING_FILE).write_text(json.dumps(training or {}, indent=2) + "\n", encoding="utf-8")
         for file in sorted(part.iterdir()):
             os.replace(file, folder / file.name)
@@ -326,8 +327,13 @@ def push_to_hub(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         _save(model, Path(scratch), training, dtype, f"hf-hub:{repo}")
-        api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
+        except (OSError, ValueError):  # say enough: no token, no such owner, no repository's name
+            raise
+        except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
+            raise OSError(f"{repo} cannot be published: {type(error).__name__}: {error}") from error
     oid: str = commit.oid
     return oid
 

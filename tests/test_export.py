@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from made_data import mpii_row, write_images
 
-from softgate_pose import create_model, deploy, list_models, list_pretrained, predict, save_pretrained
+from softgate_pose import create_model, deploy, export, list_models, list_pretrained, predict, save_pretrained
 from softgate_pose.cli import main
 from softgate_pose.export import export_model, load_onnx
 from softgate_pose.pose.heatmaps import decode_heatmaps
@@ -91,6 +91,17 @@ def test_8_bit_integers_are_close_to_the_model(tiny_model, tmp_path):
         expected = tiny_model(images)
     difference = (exported(images) - expected).abs().max()
     assert 0 < difference < 0.1 * expected.max()  # not the same: it is 8 bits that compute
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, [0, 1, 2]), (100, [i * 100 // 64 for i in range(64)])])
+def test_calibration_sees_people_from_all_over_a_table(count, expected, monkeypatch):
+    def crop(people, indices, config):
+        assert list(indices) == expected
+        return torch.zeros(len(indices), 3, 64, 64), None
+
+    monkeypatch.setattr(export, "crop_people", crop)
+    config = create_model("sgpose_0m5_1s", input_size=(64, 64)).config
+    assert len(export.calibration_images(range(count), config)) == len(expected)
 
 
 def test_exporting_leaves_the_model_and_a_failed_export_the_file(tiny_model, tmp_path, monkeypatch):

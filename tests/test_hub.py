@@ -57,9 +57,9 @@ def test_a_damaged_file_is_named(hub, saved):
     with pytest.raises(ValueError, match="not a valid safetensors file"):
         create_model("hf-hub:someone/torn")
     hub.commit("someone/html", {**saved, "config.json": b"<html>Sign in</html>"})
-    with pytest.raises(ValueError, match=r"config of .* cannot be used: .*not JSON"):
+    with pytest.raises(ValueError, match=r"config in .* cannot be used: .*not JSON"):
         create_model("hf-hub:someone/html")
-    with pytest.raises(ValueError, match=r"config of .* cannot be used: .*not JSON"):
+    with pytest.raises(ValueError, match=r"config in .* cannot be used: .*not JSON"):
         create_model("hf-hub:someone/html", pretrained=False)
 
 
@@ -87,6 +87,20 @@ def test_pushing_and_loading_round_trips(hub, tiny_model):
     card = files["README.md"].decode()
     for text in ("Made data, 3 people", "CC0-1.0", "PCK@0.2", "12.5", "softgate-pose train tiny", "create_model("):
         assert text in card
+
+
+def test_pushing_without_a_connection_says_what_was_not_published(hub, tiny_model, monkeypatch):
+    from huggingface_hub import HfApi
+
+    class Refused(Exception):  # an HTTP client's own, which is no OSError
+        pass
+
+    def refuse(*_, **__):
+        raise Refused("Connection refused")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with pytest.raises(OSError, match="someone/pushed cannot be published: Refused: Connection refused"):
+        push_to_hub(tiny_model, "someone/pushed", token="hf_test")
 
 
 def test_the_card_is_valid_for_the_hub(hub, tiny_model, tmp_path):

@@ -107,6 +107,13 @@ def test_grey_and_rgba_arrays():
     assert load_image(np.zeros((4, 6, 4), dtype=np.uint8), in_chans=1).eq(255).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_cannot_be_written_to():
+    grey = np.asarray(Image.new("L", (6, 4), 9))
+    assert not grey.flags.writeable
+    assert load_image(grey, in_chans=1).eq(9).all()
+
+
 def test_other_numbers_of_channels_come_as_tensors():
     assert load_image(torch.zeros(5, 4, 6, dtype=torch.uint8), in_chans=5).shape == (5, 4, 6)
     with pytest.raises(ValueError, match=r"takes 5\. Pass a tensor"):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
+import timm.optim
 import torch
 
 from softgate_pose import create_model, list_models, list_pretrained, save_pretrained
@@ -71,8 +72,21 @@ def test_features_are_a_pyramid_of_the_last_hourglass():
         assert [m.shape[-1] for m in chosen(torch.zeros(1, 3, 64, 64))] == [8, 1]
     assert not chosen.training  # as the model that it is made of
     assert timm.data.resolve_model_data_config(features)["input_size"] == (3, 128, 64)
-    with pytest.raises(ValueError, match=r"levels from -5 to 4, got \[7\]"):
-        timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(7,))
+    for wrong in ((7,), 2):
+        with pytest.raises(ValueError, match=r"levels from -5 to 4, such as \(0, 1\); got (\(7,\)|2)"):
+            timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=wrong)
+
+
+def test_features_train_as_the_model_does():
+    features = timm.create_model("sgpose_1m0_2s", features_only=True, input_size=(64, 64)).train()
+    sum(level.square().mean() for level in features(torch.randn(2, 3, 64, 64))).backward()
+    learning = {name for name, value in features.named_parameters() if value.requires_grad}
+    assert {name for name, value in features.named_parameters() if value.grad is not None} == learning
+    gates = {f"model.{name}" for name in features.model.no_weight_decay()}
+    undecayed = timm.optim.create_optimizer_v2(features, "adamw", lr=1e-3, weight_decay=0.05).param_groups[0]
+    assert undecayed["weight_decay"] == 0
+    named = dict(features.named_parameters())
+    assert all(any(named[gate] is value for value in undecayed["params"]) for gate in gates)
 
 
 def test_features_are_those_of_each_call_s_own_images():

@@ -3,6 +3,7 @@ import json
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -80,9 +81,27 @@ def test_a_folder_given_as_the_name_of_a_model_without_weights(tiny_config, fold
 
 
 def test_weights_are_saved_in_floating_point(tiny_model, tmp_path):
-    with pytest.raises(ValueError, match=r"floating point type, such as torch\.float16, .* got torch\.int8"):
-        save_pretrained(tiny_model, tmp_path / "model", dtype=torch.int8)
+    for dtype in (torch.int8, torch.float8_e5m2):
+        with pytest.raises(ValueError, match=rf"saved in .*torch\.float16.*, or with dtype=None; got {dtype}"):
+            save_pretrained(tiny_model, tmp_path / "model", dtype=dtype)
+    with pytest.raises(
+        ValueError, match=r"stem\.0\.weight is of type torch\.float8_e5m2, which cannot be loaded again"
+    ):
+        save_pretrained(tiny_model.to(torch.float8_e5m2), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_command_whose_name_of_a_file_is_no_text_is_kept(tiny_model, tmp_path):
+    training = {"command": "softgate-pose train --data coco:caf\udce9:people"}
+    folder = save_pretrained(tiny_model, tmp_path / "model", training=training)
+    assert json.loads((folder / "training.json").read_text()) == training
+    assert r"coco:caf\udce9:people" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_broken_config_beside_the_weights_is_named(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"The config in .*config\.json cannot be used"):
+        create_model(f"local-dir:{folder}")
 
 
 TEACHER = {"name": "large", "weights": "1f", "share": 0.5, "data": ["a"], "licence": None}
@@ -102,6 +121,9 @@ TEACHER = {"name": "large", "weights": "1f", "share": 0.5, "data": ["a"], "licen
         ({"teacher": {"name": "large"}}, "an object with name, weights, share, data, licence"),
         ({"teacher": {**TEACHER, "data": "a"}}, r"training\['teacher'\]\['data'\]"),
         ({"before": None}, r"training\['before'\] must be a JSON object"),
+        ({"metrics": [{"PCKh": np.float32(1.25)}]}, r"training\['metrics'\] cannot be written as JSON: .*float32"),
+        ({"metrics": [{"PCKh": float("nan")}]}, r"training\['metrics'\] cannot be written as JSON"),
+        ({"license": "MIT"}, r"training\['license'\] is not known; did you mean 'licence'\?"),
         ({"before": {"before": {"held_out": 4}}}, r"\['before'\]\['before'\]\['held_out'\] must be a string, got 4"),
     ],
 )

@@ -45,7 +45,7 @@ class PyramidFeatures(nn.Module):
     """The last hourglass as a feature pyramid, at strides 4, 8, 16, 32 and 64 for a network of depth 4.
 
     Args:
-        model: The model, whose heads are left out.
+        model: The model. Its last neck and head, which the features do not pass, are frozen.
         out_indices: Which levels to give; negative ones count from the coarsest.
 
     Attributes:
@@ -59,6 +59,11 @@ class PyramidFeatures(nn.Module):
         super().__init__()
         self.model = model
         last = model.config.num_stacks - 1
+        for unused in (
+            model.necks[last],
+            model.heads[last],
+        ):  # DistributedDataParallel refuses what never has a gradient
+            unused.requires_grad_(False)
         level, names = model.hourglasses[last], [f"hourglasses.{last}.merge"]
         while isinstance(level, Hourglass):  # the innermost level holds a block
             level = level.inner
@@ -66,8 +71,10 @@ class PyramidFeatures(nn.Module):
             names.append(f"hourglasses.{last}{inner}" + (".merge" if isinstance(level, Hourglass) else ""))
         count = len(names)
         indices = range(count) if out_indices is None else out_indices
-        if any(not -count <= i < count for i in indices):
-            raise ValueError(f"out_indices must be levels from {-count} to {count - 1}, got {list(indices)}.")
+        if not isinstance(indices, Sequence) or any(not -count <= i < count for i in indices):
+            raise ValueError(
+                f"out_indices must be levels from {-count} to {count - 1}, such as (0, 1); got {indices!r}."
+            )
         info = [
             {"num_chs": model.config.width, "reduction": STRIDE * 2**i, "module": name} for i, name in enumerate(names)
         ]
@@ -78,6 +85,10 @@ class PyramidFeatures(nn.Module):
         """Images (B, C, H, W), normalised, to one map (B, N, H / reduction, W / reduction) for each level given."""
         levels = self.model.forward_features(images)
         return [levels[i] for i in self.feature_info.out_indices]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
+        return {f"model.{name}" for name in self.model.no_weight_decay()}
 
 
 def _entry(name: str) -> Callable[..., nn.Module]:
