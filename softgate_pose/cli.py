@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import shlex
 import sys
@@ -493,23 +494,43 @@ def train_command(
         before = _grow_from(smaller_name, model)
     if teacher_name is None and teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
-    saved = train_and_save(
-        model,
-        sources,
-        out,
-        recipe=preset.recipe,
-        hold_out=hold_out,
-        tests=tests,
-        licence=licence,
-        command="softgate-pose " + shlex.join(sys.argv[1:]),
-        before=before,
-        teacher=None if teacher_name is None else _teacher(teacher_name, teacher_share),
-        engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
-        report=_print_epoch,
-        report_test=_print_test,
-    )
+    try:
+        with _log_shown():
+            saved = train_and_save(
+                model,
+                sources,
+                out,
+                recipe=preset.recipe,
+                hold_out=hold_out,
+                tests=tests,
+                licence=licence,
+                command="softgate-pose " + shlex.join(sys.argv[1:]),
+                before=before,
+                teacher=None if teacher_name is None else _teacher(teacher_name, teacher_share),
+                engine=Engine(device=device, keep=keep, workers=workers, compile=use_compile),
+                report=_print_epoch,
+                report_test=_print_test,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted; {out} keeps the run as it was last saved.", err=True)
+        click.echo("Give the command again to go on.", err=True)
+        sys.exit(130)
     if is_main_process():
         click.echo(f"Saved {saved}; use it as local-dir:{saved}.")
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the library logs, such as at which step a run goes on."""
+    logger, handler = logging.getLogger("softgate_pose"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _grow_from(name: str, model: SoftGatePose) -> TrainingRecord | None:

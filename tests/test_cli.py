@@ -502,6 +502,25 @@ def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, fir
     assert ("Saved FOLDER/model" in result.output) == first
 
 
+def test_training_that_is_interrupted_says_how_to_go_on_and_then_where(lsp_folder, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    arguments = ("--data", f"lsp:{lsp_folder[0]}:train", "--out", out, "--hold-out", "0", "--size", "64")
+    arguments = ("train", "sgpose_0m5_1s", *arguments, "--epochs", "2", "--batch-size", "2")
+
+    def interrupt(epoch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_print_epoch", interrupt)
+        result = run(*arguments)
+    assert result.exit_code == 130
+    assert f"Interrupted; {out} keeps the run as it was last saved.\nGive the command again to go on." in result.output
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "Going on after step 3 of 6." in again.output
+    assert "epoch 1/2" not in again.output
+
+
 def test_training_leaves_the_gates_of_weights_as_they_are(lsp_folder, tmp_path):
     model = create_model("sgpose_0m5_1s", gate="fixed", alpha_init=0.5, skeleton="lsp", input_size=(64, 64))
     name = f"local-dir:{save_pretrained(model, tmp_path / 'start')}"

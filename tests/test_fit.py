@@ -32,7 +32,7 @@ from softgate_pose.readers import read_people
 from softgate_pose.readers.lsp import read_lsp
 from softgate_pose.readers.mpii import read_mpii_json
 from softgate_pose.training import crops as crops_module
-from softgate_pose.training import loop
+from softgate_pose.training import loop, watch
 from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.loop import Engine, fit
@@ -430,8 +430,11 @@ def test_training_refuses_what_cannot_work(people, mpii_folder, tmp_path):
         )
     with pytest.raises(ValueError, match="device 'xpu' is not available here, 'cpu' is; pass device='cpu'"):
         trained(people, tmp_path / "run", engine=Engine(device="xpu"))
-    with pytest.raises(ValueError, match="optimizer_settings do not fit adamw"):
-        trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, optimizer_settings={"speed": 9}))
+    with pytest.raises(ValueError, match="A device is called cpu, cuda or cuda:1, for example; got 'first'"):
+        trained(people, tmp_path / "run", engine=Engine(device="first"))
+    for settings in ({"speed": 9}, {"betas": [0.9]}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match="optimizer_settings do not fit adamw"):
+            trained(people, tmp_path / "run", recipe=dataclasses.replace(RECIPE, optimizer_settings=settings))
 
 
 def test_too_many_unreadable_images_stop_a_run_and_few_are_left_out(people, tmp_path, monkeypatch, caplog):
@@ -471,6 +474,32 @@ def test_validation_leaves_out_images_that_cannot_be_read(people, tmp_path, capl
     validation.images[0].unlink()
     trained(training, tmp_path / "run", validation=validation)
     assert "Left out of validation: No image" in caplog.text
+    validation.images[1].unlink()
+    with pytest.raises(ValueError, match="None of the images of the 2 validation people can be read: No image"):
+        trained(training, tmp_path / "other", validation=validation)
+
+
+def test_what_ends_validation_does_not_cost_the_epoch(people, tmp_path, caplog):
+    training, validation, reported = people.select(range(4)), people.select(range(4, 6)), []
+
+    def vanish(epoch):
+        reported.append(epoch.validation)
+        for image in validation.images:
+            image.unlink(missing_ok=True)
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "sheets").write_text("in the way")
+    trained(training, tmp_path / "run", validation=validation, report=vanish)
+    assert reported[0] is not None
+    assert "The contact sheet of epoch 1 is left out: " in caplog.text
+    assert reported[1:] == [None] * (RECIPE.epochs - 1)
+    assert f"Validation of epoch {RECIPE.epochs} is left out: No image" in caplog.text
+    assert len(log_of(tmp_path / "run")) == RECIPE.epochs
+
+
+def test_an_image_whose_name_is_no_text(people, tmp_path):
+    image = people.images[0].rename(people.images[0].with_name("caf\udce9.jpg"))
+    trained(dataclasses.replace(people, images=(image, *people.images[1:])), tmp_path / "run")
 
 
 # --- the same run on other machines -------------------------------------------------------------------
@@ -533,7 +562,8 @@ def test_streamed_and_stored_crops_train_the_same(people, tmp_path):
         assert same(trained(people, tmp_path / f"{keep}{workers}", engine=engine), stored)
 
 
-def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatch, workers):
     epoch = loop._Trainer._epoch
 
     def vanish(self, *arguments):
@@ -542,8 +572,9 @@ def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatc
         return epoch(self, *arguments)
 
     monkeypatch.setattr(loop._Trainer, "_epoch", vanish)
-    with pytest.raises(RuntimeError, match="cannot be read any more: No image"):
-        trained(people, tmp_path / "run", engine=Engine(keep="stream", progress=False))
+    with pytest.raises(RuntimeError, match=r"^Images cannot be read any more: No image") as raised:
+        trained(people, tmp_path / "run", engine=Engine(keep="stream", workers=workers, progress=False))
+    assert "Traceback" not in str(raised.value)
 
 
 def test_inputs_go_to_the_device_of_the_run(people, tmp_path, monkeypatch):
@@ -805,6 +836,33 @@ def test_a_full_disk_ends_tensorboard_and_not_the_run(tmp_path, monkeypatch, cap
     log.scalars({"step/loss": 1.0}, 2)
     log.close()
     assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_full_disk_at_the_end_says_that_training_is_kept(lsp_folder, tmp_path, monkeypatch):
+    save = training_run.save_pretrained
+
+    def full(*given, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training_run, "save_pretrained", full)
+    source, folder = f"lsp:{lsp_folder[0]}:train", tmp_path / "run"
+    with pytest.raises(
+        OSError, match=r"No space left .* Training is finished and kept, .* give the same command again"
+    ):
+        train_and_save(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0)
+    monkeypatch.setattr(training_run, "save_pretrained", save)
+    monkeypatch.setattr(loop._Trainer, "train", None)  # there is nothing left to train
+    assert train_and_save(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0) == folder / "model"
+
+
+def test_a_full_disk_at_the_log_names_it(tmp_path, monkeypatch):
+    def full(*given, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(watch.Path, "write_text", full)
+    log = loop.RunLog(tmp_path / "run")
+    with pytest.raises(OSError, match=r"The log cannot be written to .*log\.csv: .*No space left .* is kept"):
+        log.epoch([{"epoch": 1, "step": 1}])
 
 
 def test_the_same_weights_are_the_same_file(tmp_path):

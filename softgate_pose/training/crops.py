@@ -120,7 +120,9 @@ class CropStore:
             return
         sampler = [group.tolist() for group in rows]
         loader = DataLoader(self._cutter, batch_sampler=sampler, num_workers=self.workers, collate_fn=_stack)
-        for group, images in zip(rows, loader, strict=True):
+        for group, (images, problems) in zip(rows, loader, strict=True):
+            if problems:  # it could be read when the run began
+                raise RuntimeError(f"Images cannot be read any more: {first_few(problems)}.")
             yield self._crops(group, images)
 
     def _crops(self, rows: Tensor, images: Tensor) -> Crops:
@@ -146,11 +148,9 @@ class _Cutter(Dataset[tuple[Tensor, str | None]]):
         return geometry.crop(pixels, self.matrices[row : row + 1], self.size)[0].round().byte(), None
 
 
-def _stack(rows: list[tuple[Tensor, str | None]]) -> Tensor:
-    problems = [problem for _, problem in rows if problem is not None]
-    if problems:  # it could be read when the run began
-        raise RuntimeError(f"Images cannot be read any more: {first_few(problems)}.")
-    return torch.stack([crop for crop, _ in rows])
+def _stack(rows: list[tuple[Tensor, str | None]]) -> tuple[Tensor, list[str]]:
+    """The crops as one tensor, and what is wrong with images; told, not raised, since this may be a worker process."""
+    return torch.stack([crop for crop, _ in rows]), [problem for _, problem in rows if problem is not None]
 
 
 def margin_size(config: PoseConfig) -> tuple[int, int]:

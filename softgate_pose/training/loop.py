@@ -31,7 +31,7 @@ from softgate_pose.training.setup import make_accelerator, make_optimizer, make_
 from softgate_pose.training.state import TrainingState
 from softgate_pose.training.teacher import Teacher
 from softgate_pose.training.watch import RunLog
-from softgate_pose.writing import lock
+from softgate_pose.writing import lock, write_picture
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -133,7 +133,10 @@ def fit(
     run = _Run(model, people, recipe, folder, teacher, start, engine, make_accelerator(recipe, engine.device))
     _check_run(run, validation)
     if validation is not None and run.is_main:
+        asked = len(validation)
         validation, problems = split_readable(validation)
+        if asked and not len(validation):
+            raise ValueError(f"None of the images of the {asked} validation people can be read: {first_few(problems)}.")
         if problems:
             logger.warning("Left out of validation: %s.", first_few(problems))
     with _locked(folder) if run.is_main else nullcontext():
@@ -319,7 +322,7 @@ class _Trainer:
 
     def train(self, validation: People | None, report: Callable[[Epoch], None] | None) -> None:
         progress = self.progress
-        if progress.step:
+        if progress.step and self.run.is_main:
             logger.info("Going on after step %d of %d.", progress.step, self.steps * self.recipe.epochs)
         with closing(RunLog(self.run.folder, progress.step)) if self.run.is_main else nullcontext() as log:
             for epoch in range(len(progress.history), self.recipe.epochs):
@@ -328,6 +331,7 @@ class _Trainer:
                 table = None
                 if self.run.is_main and validation is not None and len(validation):
                     table = self._validate(validation, epoch)
+                if table is not None:
                     row |= {f"{table.protocol} {key}": value for key, value in table.figures.items()}
                 progress.history.append(row)
                 progress.loss = progress.seconds = 0.0
@@ -457,15 +461,21 @@ class _Trainer:
             heatmaps: Tensor = self.soft_targets(images)
         return heatmaps
 
-    def _validate(self, people: People, epoch: int) -> Evaluation:
-        predictions = predict_people(self.state.averaged, people)
-        keypoints = predictions.keypoints
-        if self.run.engine.sheets:
-            errors = person_errors(keypoints, people)
-            sheet = contact_sheet(people, predictions, errors)
-            (self.run.folder / "sheets").mkdir(exist_ok=True)
-            sheet.save(self.run.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg", quality=90)
-        return score_keypoints(keypoints, people)
+    def _validate(self, people: People, epoch: int) -> Evaluation | None:
+        """The table of the held-out people, if their images can be read, and a sheet of them, if it can be written."""
+        table = None
+        try:
+            predictions = predict_people(self.state.averaged, people)
+            table = score_keypoints(predictions.keypoints, people)
+            if self.run.engine.sheets:
+                sheet = contact_sheet(people, predictions, person_errors(predictions.keypoints, people))
+                (self.run.folder / "sheets").mkdir(exist_ok=True)
+                file = self.run.folder / "sheets" / f"epoch{epoch + 1:03d}.jpg"
+                write_picture(sheet, file, "JPEG", quality=90)
+        except (OSError, ValueError) as error:  # an epoch of training is worth more than these
+            what = "Validation" if table is None else "The contact sheet"
+            logger.warning("%s of epoch %d is left out: %s", what, epoch + 1, error)
+        return table
 
 
 def _has_diverged(model: nn.Module, loss: float) -> bool:
@@ -479,7 +489,8 @@ def _generator(seed: int, what: str, index: int) -> torch.Generator:
 
 def _fingerprint(people: People) -> str:
     """A fingerprint of a table of people, the same wherever their images lie."""
-    digest = hashlib.sha256(" ".join(image.name for image in people.images).encode())
+    names = " ".join(image.name for image in people.images)
+    digest = hashlib.sha256(names.encode(errors="surrogateescape"))  # a name may be no text
     for column in (people.keypoints, people.labelled, people.boxes):
         digest.update(column.contiguous().numpy().tobytes())
     return f"{len(people)} people, {digest.hexdigest()[:16]}"

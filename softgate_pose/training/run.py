@@ -80,7 +80,7 @@ def train_and_save(
     saved = folder / "model"
     if saved.exists() and not saved.is_dir():
         raise ValueError(f"{saved} is a file, and the model is to be saved in a folder of that name; move the file.")
-    if teacher is None:
+    if teacher is None and len(training_people):
         _warn_of_unlabelled(training_people)
     trained = fit(
         model,
@@ -104,8 +104,14 @@ def train_and_save(
         }
         dtype = _saved_dtype(trained)
         trained.to(dtype).float()  # what is measured is what is saved
-        record |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
-        save_pretrained(trained, saved, training=record, dtype=dtype)
+        try:
+            record |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
+            save_pretrained(trained, saved, training=record, dtype=dtype)
+        except OSError as error:
+            raise OSError(
+                f"{error}. Training is finished and kept, but not yet measured and saved to {saved}; give the same "
+                "command again to do that."
+            ) from error
     _wait_for_everyone()
     return saved
 

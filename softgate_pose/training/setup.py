@@ -23,7 +23,7 @@ def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
 
     Raises:
         ImportError: If Accelerate is not installed.
-        ValueError: If the device is not available.
+        ValueError: If there is no such device.
     """
     try:
         from accelerate import Accelerator, PartialState
@@ -36,7 +36,10 @@ def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
         alone = PartialState().distributed_type == DistributedType.NO
         AcceleratorState._reset_state(reset_partial_state=alone)
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    device = torch.device(device_name)
+    try:
+        device = torch.device(device_name)
+    except RuntimeError:
+        raise ValueError(f"A device is called cpu, cuda or cuda:1, for example; got {device_name!r}.") from None
     if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
         torch.cuda.set_device(device)
     accelerator = Accelerator(
@@ -65,7 +68,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     settings = {"opt": recipe.optimizer, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(model, **settings, **recipe.optimizer_settings)
-    except TypeError as error:
+    except (TypeError, IndexError, ValueError) as error:  # optimizers check their own settings, or do not
         raise ValueError(f"optimizer_settings do not fit {recipe.optimizer}: {error}.") from None
     return optimizer
 

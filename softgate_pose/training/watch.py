@@ -48,8 +48,15 @@ class RunLog:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        with written_whole(self.folder / "log.csv") as scratch:
-            scratch.write_text(text.getvalue(), encoding="utf-8", newline="")
+        file = self.folder / "log.csv"
+        try:
+            with written_whole(file) as scratch:
+                scratch.write_text(text.getvalue(), encoding="utf-8", newline="")
+        except OSError as error:
+            raise OSError(
+                f"The log cannot be written to {file}: {error}. The run's last state is kept; give the same command "
+                "again to go on from there."
+            ) from None
         last = history[-1]
         numbers = {f"epoch/{key}": value for key, value in last.items() if isinstance(value, (int, float))}
         self.scalars(numbers, int(last["step"]))
