@@ -22,7 +22,7 @@ DecodeMethod = Literal["argmax", "quarter", "dark", "soft", "mass"]
 _DARK_BLUR_SIGMA = 1.0  # smooths the noise of a learned map; a Gaussian stays one, with the same centre
 _DARK_BLUR_RADIUS = 3
 _SOFT_RADIUS = 3
-_MASS_SIGMA = 2.0  # chosen on held-out training people; docs/decoding.md has what it gives
+_MASS_SIGMA = 2.0  # chosen on training people, held-out ones among them; docs/decoding.md has what it gives
 _TINY = 1e-12  # below it there is nothing to divide by, or to take the log of
 
 
