@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["download"]
+__all__ = ["download", "explained_upload"]
 
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,6 +46,22 @@ def download(repo: str, revision: str | None, names: tuple[str, ...], *, force: 
             if not isinstance(file, str):
                 raise _explain(error, name, where, force) from error
     return Path(str(file)).parent
+
+
+@contextmanager
+def explained_upload(repo: str, *, clear: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Raise what goes wrong in an upload as an OSError that names the repository.
+
+    Args:
+        repo: ``owner/name``.
+        clear: Errors that say enough, and are raised as they are.
+    """
+    try:
+        yield
+    except clear:
+        raise
+    except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
+        raise OSError(f"{repo} cannot be published: {type(error).__name__}: {error}") from error
 
 
 def _is_missing(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from softgate_pose import weights, zoo
 from softgate_pose.card import model_card
+from softgate_pose.hub import explained_upload
 from softgate_pose.record import CARD_FILE, CONFIG_FILE, TRAINING_FILE
 from softgate_pose.zoo import PretrainedEntry
 
@@ -89,7 +90,7 @@ def publish(publication: Publication, *, private: bool = False) -> tuple[Pretrai
             "Not logged in to the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."
         )
     api, repo = HfApi(), publication.repo
-    try:
+    with explained_upload(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         before = api.model_info(repo).sha
         commit = api.create_commit(
@@ -97,8 +98,6 @@ def publish(publication: Publication, *, private: bool = False) -> tuple[Pretrai
             [CommitOperationAdd(name, content) for name, content in publication.files.items()],
             commit_message=f"Publish {publication.weights.name}",
         )
-    except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
-        raise OSError(f"{repo} cannot be published: {type(error).__name__}: {error}") from error
     published = dataclasses.replace(publication.weights, folder=None, repo=repo, revision=commit.oid)
     weights.find_published(published)
     return published, commit.oid != before

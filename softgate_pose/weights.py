@@ -327,13 +327,9 @@ def push_to_hub(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         _save(model, Path(scratch), training, dtype, f"hf-hub:{repo}")
-        try:
+        with hub.explained_upload(repo, clear=(OSError, ValueError)):  # no token, no such owner, no repository's name
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
-        except (OSError, ValueError):  # say enough: no token, no such owner, no repository's name
-            raise
-        except Exception as error:  # the HTTP client's own types differ between versions of huggingface_hub
-            raise OSError(f"{repo} cannot be published: {type(error).__name__}: {error}") from error
     oid: str = commit.oid
     return oid
 
