@@ -42,7 +42,7 @@ from softgate_pose.training.loop import Engine, Epoch
 from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.run import is_main_process, train_and_save
 from softgate_pose.training.teacher import Teacher
-from softgate_pose.weights import file_digest, weights_digest
+from softgate_pose.weights import file_digest, find_checkpoint, weights_digest
 from softgate_pose.writing import write_picture, written_whole
 
 P = ParamSpec("P")
@@ -480,7 +480,10 @@ def train_command(
     preset = get_preset(recipe_name).change({**changes, "seed": seed, **asked})
     before = find_training(name, checkpoint=checkpoint)
     # where gates start and what the heatmaps are is for a recipe to say, but weights have theirs
-    unused = set() if before is None else {"alpha_init", "heatmap"} - asked.keys()
+    theirs = set() if before is None else {"alpha_init"}
+    if before is not None and (checkpoint is None or find_checkpoint(checkpoint).config is not None):
+        theirs.add("heatmap")  # which tensors alone do not tell
+    unused = theirs - asked.keys()
     torch.manual_seed(preset.recipe.seed)
     model = create_model(
         name,

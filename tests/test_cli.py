@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import softgate_pose
 from softgate_pose import cli, create_model, list_models, list_pretrained, predict, save_pretrained, zoo
@@ -541,6 +541,11 @@ def test_a_recipe_of_another_heatmap_goes_on_from_weights(lsp_folder, tmp_path):
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["heatmap"] == "softmax"
     asked = failing("train", name, *data, "--out", str(tmp_path / "other"), "--set", "heatmap=gaussian")
     assert "whose heatmap is 'softmax', not 'gaussian'" in asked
+    bare = tmp_path / "bare.safetensors"  # tensors alone, of which the recipe has to say what they are
+    save_file(load_file(tmp_path / "start" / "model.safetensors"), bare)
+    result = run("train", "sgpose_0m5_1s", "--skeleton", "lsp", *data, "--checkpoint", bare, "--out", tmp_path / "bare")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "bare" / "model" / "config.json").read_text())["heatmap"] == "gaussian"
 
 
 def test_the_installed_command_runs():
