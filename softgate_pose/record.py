@@ -110,6 +110,8 @@ def check_training(training: Any, subject: str) -> TrainingRecord:
     if "before" in training:
         check_training(training["before"], f"{subject}['before']")
     for key, value in training.items():
+        if key == "before":  # was checked above, to its first run
+            continue
         close = difflib.get_close_matches(str(key), TrainingRecord.__annotations__, 1, cutoff=0.8)
         if close and close[0] != key:
             raise ValueError(f"{subject}[{key!r}] is not known; did you mean {close[0]!r}?")

@@ -109,8 +109,8 @@ def train_and_save(
             save_pretrained(trained, saved, training=record, dtype=dtype)
         except OSError as error:
             raise OSError(
-                f"{error}. Training is finished and kept, but not yet measured and saved to {saved}; give the same "
-                "command again to do that."
+                f"{str(error).rstrip('.')}. Training is finished and kept, but not yet measured and saved to {saved}; "
+                "give the same command again to do that."
             ) from error
     _wait_for_everyone()
     return saved
