@@ -8,9 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from softgate_pose.card import model_card
-from softgate_pose.record import CARD_FILE, TRAINING_FILE, read_record
-from softgate_pose.weights import file_digest, find_checkpoint
+from softgate_pose.weights.card import model_card
+from softgate_pose.weights.files import file_digest, find_checkpoint
+from softgate_pose.weights.record import CARD_FILE, TRAINING_FILE, read_record
 from softgate_pose.zoo import BUNDLED, get_entry
 
 

@@ -16,11 +16,11 @@ from typing import Any
 from bundle import write_card
 
 from softgate_pose import create_model, zoo
-from softgate_pose.cli import train_command
-from softgate_pose.evaluation import evaluate, mean_pose_keypoints, score_keypoints
-from softgate_pose.people import People, concatenate
-from softgate_pose.readers import read_people
-from softgate_pose.record import TRAINING_FILE
+from softgate_pose.cli.commands import train_command
+from softgate_pose.data.people import People, concatenate
+from softgate_pose.data.sources import read_people
+from softgate_pose.evaluation.pck import evaluate, mean_pose_keypoints, score_keypoints
+from softgate_pose.weights.record import TRAINING_FILE
 
 ROOT = Path(__file__).parent.parent
 OURS = {"examples people": f"coco:{ROOT / 'examples'}:people"}

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from softgate_pose import create_model, predict
-from softgate_pose.batch.photos import find_photos
-from softgate_pose.batch.predicting import predict_photos
-from softgate_pose.batch.results import Results
+from softgate_pose.folder.photos import find_photos
+from softgate_pose.folder.results import Results
+from softgate_pose.folder.run import predict_photos
 
 EVERY = 200
 KINDS = [

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import softgate_pose
-from softgate_pose.draw import MIN_SCORE
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.prediction.draw import MIN_SCORE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCALES = (1.0, 1.25, 1.5)

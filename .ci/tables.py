@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.config import PoseConfig
-from softgate_pose.record import WEIGHTS_FILE, commands, data_lines
+from softgate_pose.weights.record import WEIGHTS_FILE, commands, data_lines
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")

@@ -192,7 +192,7 @@ def _photos(names: tuple[str, ...], count: int, setting: contestants.Setting, ou
 def _accuracy(name: str | None, data: str, calibration: str, setting: contestants.Setting, out: Path | None) -> Any:
     """What bf16 and 8-bit integers cost, of weights NAME."""
     from benchmarks.accuracy import accuracy_table
-    from softgate_pose.readers import read_people
+    from softgate_pose.data.sources import read_people
 
     return [accuracy_table(name or list_pretrained()[0], read_people(data), read_people(calibration), setting)]
 

@@ -9,10 +9,10 @@ import torch
 from benchmarks.contestants import Setting
 from benchmarks.report import Table
 from softgate_pose import create_model, deploy
-from softgate_pose.evaluation import evaluate
+from softgate_pose.data.people import People
+from softgate_pose.evaluation.pck import evaluate
 from softgate_pose.export import calibration_images, export_model, load_onnx
-from softgate_pose.model.network import PoseModel
-from softgate_pose.people import People
+from softgate_pose.model.base import PoseModel
 
 __all__ = ["accuracy_table"]
 

@@ -15,7 +15,8 @@ from benchmarks.rivals import RIVALS
 from softgate_pose import create_model, deploy, list_models, zoo
 from softgate_pose.config import PoseConfig
 from softgate_pose.export import export_model, load_onnx
-from softgate_pose.model.network import PoseModel, SoftGatePose
+from softgate_pose.model.base import PoseModel
+from softgate_pose.model.softgate import SoftGatePose
 
 __all__ = ["FORMS", "Contestant", "Setting", "build", "missing_package"]
 

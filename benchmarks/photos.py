@@ -16,22 +16,22 @@ from PIL import Image
 from benchmarks.contestants import Setting
 from benchmarks.report import Table
 from softgate_pose import create_model, deploy, predict
-from softgate_pose.batch.photos import find_photos, picture_paths
-from softgate_pose.batch.predicting import predict_photos
-from softgate_pose.batch.results import Results
+from softgate_pose.folder.photos import find_photos, picture_paths
+from softgate_pose.folder.results import Results
+from softgate_pose.folder.run import predict_photos
 
 __all__ = ["make_photos", "photos_table"]
 
 STAGES = {
-    "reading the file": "softgate_pose.batch.predicting.open_image",
-    "photo to tensor": "softgate_pose.prediction.load_image",
+    "reading the file": "softgate_pose.folder.run.open_image",
+    "photo to tensor": "softgate_pose.prediction.predict.load_image",
     "cropping": "softgate_pose.pose.geometry.crop",
-    "normalising": "softgate_pose.prediction.normalize",
-    "network": "softgate_pose.prediction.infer_heatmaps",
-    "decoding": "softgate_pose.prediction.decode_heatmaps",
-    "drawing": "softgate_pose.prediction.draw_poses",
+    "normalising": "softgate_pose.prediction.predict.normalize",
+    "network": "softgate_pose.prediction.predict.infer_heatmaps",
+    "decoding": "softgate_pose.prediction.predict.decode_heatmaps",
+    "drawing": "softgate_pose.prediction.predict.draw_poses",
     "writing the picture": "PIL.Image.Image.save",
-    "keeping the poses": "softgate_pose.batch.results.Results.add",
+    "keeping the poses": "softgate_pose.folder.results.Results.add",
 }
 """The function that a stage is the time in; time in a stage inside another is the inner one's alone."""
 

@@ -17,9 +17,9 @@ import click
 import torch
 
 from softgate_pose import create_model
-from softgate_pose.evaluation import evaluate
-from softgate_pose.people import People, concatenate
-from softgate_pose.readers import read_people
+from softgate_pose.data.people import People, concatenate
+from softgate_pose.data.sources import read_people
+from softgate_pose.evaluation.pck import evaluate
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import get_preset
 from softgate_pose.training.teacher import Teacher

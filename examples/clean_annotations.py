@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from softgate_pose import create_model, deploy
-from softgate_pose.people import People
+from softgate_pose._files import written_whole
+from softgate_pose.data.people import People
+from softgate_pose.data.sources import read_people
 from softgate_pose.pose.metrics import box_sizes
-from softgate_pose.prediction import predict_people
-from softgate_pose.readers import read_people
+from softgate_pose.prediction.predict import predict_people
 from softgate_pose.training.crops import first_few, split_readable
-from softgate_pose.writing import written_whole
 
 CONFIDENT = 0.3  # score
 FAR = 0.12

@@ -12,7 +12,7 @@ import torch
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 import softgate_pose
-from softgate_pose.images import load_image
+from softgate_pose.data.images import load_image
 from softgate_pose.integrations.detectors import torchvision_boxes
 
 

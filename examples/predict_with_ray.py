@@ -16,7 +16,7 @@ import pyarrow.dataset
 import ray
 
 import softgate_pose
-from softgate_pose.batch.photos import find_photos
+from softgate_pose.folder.photos import find_photos
 
 
 class Predictor:

@@ -2,11 +2,12 @@
 
 from softgate_pose.config import PoseConfig
 from softgate_pose.factory import create_model
-from softgate_pose.model.deployed import deploy
+from softgate_pose.model.deploy import deploy
 from softgate_pose.pose.heatmaps import decode_heatmaps, flip_heatmaps, render_heatmaps
 from softgate_pose.pose.skeleton import COCO, LSP, MPII, Skeleton
-from softgate_pose.prediction import Poses, predict
-from softgate_pose.weights import push_to_hub, save_pretrained
+from softgate_pose.prediction.poses import Poses
+from softgate_pose.prediction.predict import predict
+from softgate_pose.weights.files import push_to_hub, save_pretrained
 from softgate_pose.zoo import list_models, list_pretrained
 
 __version__ = "0.1.0"

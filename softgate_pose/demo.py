@@ -15,11 +15,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from softgate_pose.config import STRIDE
-from softgate_pose.images import load_image, normalize, open_image
-from softgate_pose.model.network import PoseModel
+from softgate_pose.data.images import load_image, normalize, open_image
+from softgate_pose.model.base import PoseModel
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import Poses, crop_matrices, infer_heatmaps, predict
+from softgate_pose.prediction.poses import Poses
+from softgate_pose.prediction.predict import crop_matrices, infer_heatmaps, predict
 
 if TYPE_CHECKING:
     import gradio

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softgate_pose._files import written_whole
 from softgate_pose.config import PoseConfig
-from softgate_pose.images import normalize
-from softgate_pose.model.network import PoseModel
-from softgate_pose.people import People
+from softgate_pose.data.images import normalize
+from softgate_pose.data.people import People
+from softgate_pose.model.base import PoseModel
 from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction import crop_people, decode_crops
-from softgate_pose.writing import written_whole
+from softgate_pose.prediction.predict import crop_people, decode_crops
 
 __all__ = ["OnnxPose", "calibration_images", "export_model", "load_onnx"]
 

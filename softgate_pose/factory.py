@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from softgate_pose import weights, zoo
+from softgate_pose import zoo
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.adapting import adapt_tensors
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.model.transfer import adapt_tensors
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
-from softgate_pose.record import TRAINING_FILE, TrainingRecord, read_record
+from softgate_pose.weights import files as weights
+from softgate_pose.weights.record import TRAINING_FILE, TrainingRecord, read_record
 
 __all__ = ["create_model", "find_training"]
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.record import CONFIG_FILE, TRAINING_FILE, TrainingRecord, read_record
+from softgate_pose.weights.record import CONFIG_FILE, TRAINING_FILE, TrainingRecord, read_record
 
 __all__ = [
     "MODELS",

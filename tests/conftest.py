@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from softgate_pose import LSP, PoseConfig, save_pretrained, zoo
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.softgate import SoftGatePose
 
 torch.set_num_threads(1)
 

@@ -36,17 +36,20 @@ from PIL import Image
 from scipy.io import savemat
 
 import softgate_pose
-from softgate_pose import COCO, LSP, MPII, PoseConfig, create_model, evaluation, oks, predict, save_pretrained
-from softgate_pose.batch.boxes import read_boxes
-from softgate_pose.batch.results import OUTPUT_SUFFIXES, Results
+from softgate_pose import COCO, LSP, MPII, PoseConfig, create_model, predict, save_pretrained
 from softgate_pose.cli import main as softgate
-from softgate_pose.images import load_image, open_image
-from softgate_pose.people import People, Predictions
-from softgate_pose.prediction import Poses, predict_people
-from softgate_pose.prediction_files import read_predictions, write_predictions
-from softgate_pose.readers import read_people
-from softgate_pose.readers.coco import read_coco_annotations
-from softgate_pose.weights import find_checkpoint, read_tensors
+from softgate_pose.data.coco import read_coco_annotations
+from softgate_pose.data.images import load_image, open_image
+from softgate_pose.data.people import People, Predictions
+from softgate_pose.data.sources import read_people
+from softgate_pose.evaluation import oks
+from softgate_pose.evaluation import pck as evaluation
+from softgate_pose.evaluation.files import read_predictions, write_predictions
+from softgate_pose.folder.boxes import read_boxes
+from softgate_pose.folder.results import OUTPUT_SUFFIXES, Results
+from softgate_pose.prediction.poses import Poses
+from softgate_pose.prediction.predict import predict_people
+from softgate_pose.weights.files import find_checkpoint, read_tensors
 
 SECONDS = 20  # of computing, for one input
 MEGABYTES = 700  # of memory beyond what the process had before, for one input

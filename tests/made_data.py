@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from softgate_pose.data.lsp import read_lsp
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.readers.lsp import read_lsp
 
 SIZE = (60, 80)
 

@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.contestants import NUM_KEYPOINTS, Setting
 from benchmarks.rivals import RIVALS
 from softgate_pose import decode_heatmaps, render_heatmaps
-from softgate_pose.readers import read_people
+from softgate_pose.data.sources import read_people
 from softgate_pose.zoo import MODELS
 
 SMALL = Setting(size=(64, 64), threads=1)

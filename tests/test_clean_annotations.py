@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from softgate_pose import LSP
-from softgate_pose.people import People
-from softgate_pose.readers import read_people
+from softgate_pose.data.people import People
+from softgate_pose.data.sources import read_people
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "clean_annotations.py"))
 LEFT_ANKLE, HEAD = LSP.keypoints.index("left_ankle"), LSP.keypoints.index("head_top")

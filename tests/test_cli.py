@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import softgate_pose
-from softgate_pose import cli, create_model, list_models, list_pretrained, predict, save_pretrained, zoo
+from softgate_pose import create_model, list_models, list_pretrained, predict, save_pretrained, zoo
 from softgate_pose.cli import main
+from softgate_pose.cli import predict as cli_predict
+from softgate_pose.cli import train as cli_train
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def interrupted_third(monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(cli, "predict", counted)
+    monkeypatch.setattr(cli_predict, "predict", counted)
     return calls
 
 
@@ -227,7 +229,7 @@ def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "predict", interrupted)
+        patch.setattr(cli_predict, "predict", interrupted)
         assert run("predict", photos, "--model", model_name, "--out", tmp_path / "p.json").exit_code == 130
     message = failing("predict", photos / "more", "--model", model_name, "--out", tmp_path / "p.json")
     assert "interrupted run with other settings" in message
@@ -495,8 +497,8 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, first):
-    monkeypatch.setattr(cli, "train_and_save", lambda *given, **more: "FOLDER/model")
-    monkeypatch.setattr(cli, "is_main_process", lambda: first)
+    monkeypatch.setattr(cli_train, "train_and_save", lambda *given, **more: "FOLDER/model")
+    monkeypatch.setattr(cli_train, "is_main_process", lambda: first)
     result = run("train", "sgpose_0m5_1s", "--data", "lsp:data:train", "--out", "FOLDER")
     assert result.exit_code == 0, result.output
     assert ("Saved FOLDER/model" in result.output) == first
@@ -511,7 +513,7 @@ def test_training_that_is_interrupted_says_how_to_go_on_and_then_where(lsp_folde
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_print_epoch", interrupt)
+        patch.setattr(cli_train, "_print_epoch", interrupt)
         result = run(*arguments)
     assert result.exit_code == 130
     assert f"Interrupted; {out} keeps the run as it was last saved.\nGive the command again to go on." in result.output

@@ -14,8 +14,8 @@ from made_data import write_images
 import softgate_pose
 from softgate_pose import create_model, decode_heatmaps, list_models, render_heatmaps, zoo
 from softgate_pose.cli import main
+from softgate_pose.data.sources import READERS, read_people
 from softgate_pose.pose import heatmaps
-from softgate_pose.readers import READERS, read_people
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from softgate_pose import create_model, deploy, list_models, list_pretrained, predict, save_pretrained
 from softgate_pose.export import export_model, load_onnx
-from softgate_pose.model.deployed import _doubling_conv
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.deploy import _doubling_conv
+from softgate_pose.model.softgate import SoftGatePose
 
 TOLERANCE = 1e-5  # of the largest heatmap value, in float32
 VARIANTS = list(

@@ -14,7 +14,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn a
 
 from softgate_pose import COCO, create_model, predict
 from softgate_pose.integrations.detectors import supervision_boxes, torchvision_boxes, ultralytics_boxes
-from softgate_pose.prediction import Poses
+from softgate_pose.prediction.poses import Poses
 
 BOXES = [[10.0, 5.0, 40.0, 60.0], [20.0, 5.0, 50.0, 60.0], [1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 9.0]]
 SCORES = [0.9, 0.4, 0.8, 0.7]

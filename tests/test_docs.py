@@ -20,10 +20,10 @@ from safetensors import safe_open
 
 import softgate_pose
 from softgate_pose import zoo
-from softgate_pose.cli import _parse_settings, main
-from softgate_pose.readers import parse_source, read_people
-from softgate_pose.record import commands
+from softgate_pose.cli.commands import _parse_settings, main
+from softgate_pose.data.sources import parse_source, read_people
 from softgate_pose.training.recipe import get_preset
+from softgate_pose.weights.record import commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -14,16 +14,17 @@ from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
-from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, cli, predict, save_pretrained
+from softgate_pose import COCO, LSP, MPII, PoseConfig, Skeleton, predict, save_pretrained
+from softgate_pose.cli import evaluate as cli_evaluate
 from softgate_pose.cli import main
-from softgate_pose.evaluation import evaluate, mean_pose_keypoints, person_errors, score_keypoints
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.oks import coco_results, require_pycocotools, score_oks
-from softgate_pose.people import People, Predictions
-from softgate_pose.prediction import predict_people
-from softgate_pose.prediction_files import read_predictions, write_predictions
-from softgate_pose.readers import read_people, read_people_and_coco
-from softgate_pose.readers.coco import read_coco_annotations
+from softgate_pose.data.coco import read_coco_annotations
+from softgate_pose.data.people import People, Predictions
+from softgate_pose.data.sources import read_people, read_people_and_coco
+from softgate_pose.evaluation.files import read_predictions, write_predictions
+from softgate_pose.evaluation.oks import coco_results, require_pycocotools, score_oks
+from softgate_pose.evaluation.pck import evaluate, mean_pose_keypoints, person_errors, score_keypoints
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.prediction.predict import predict_people
 
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
 
@@ -694,7 +695,7 @@ def test_a_table_is_written_though_nobody_reads_what_is_printed(tmp_path, mpii_s
     def left(*given, **more):
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli, "_print_evaluation", left)
+    monkeypatch.setattr(cli_evaluate, "_print_evaluation", left)
     run("--mean-pose", mpii_source, "--data", mpii_source, "--json", tmp_path / "t.json")
     assert json.loads((tmp_path / "t.json").read_text())["model"] == "mean pose"
 

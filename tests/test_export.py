@@ -55,7 +55,7 @@ def test_every_model_exports_to_onnx(name, tmp_path):
 @pytest.mark.parametrize("heatmap", ["softmax", "gaussian"])
 @pytest.mark.parametrize("method", ["dark", "argmax", "quarter", "soft", "mass"])
 def test_decoding_inside_gives_keypoints_in_input_pixels(tiny_config, method, heatmap, tmp_path):
-    from softgate_pose.model.network import SoftGatePose
+    from softgate_pose.model.softgate import SoftGatePose
 
     torch.manual_seed(0)
     model = SoftGatePose(tiny_config.replace(heatmap=heatmap)).eval()

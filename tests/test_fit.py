@@ -23,23 +23,23 @@ from safetensors.torch import load_file
 from train_made import CONFIG, RECIPE, trained
 
 from softgate_pose import LSP, MPII, Skeleton, save_pretrained
-from softgate_pose.model.deployed import deploy
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.data.lsp import read_lsp
+from softgate_pose.data.mpii import read_mpii_json
+from softgate_pose.data.sources import read_people
+from softgate_pose.model.deploy import deploy
+from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
-from softgate_pose.prediction import predict_people
-from softgate_pose.readers import read_people
-from softgate_pose.readers.lsp import read_lsp
-from softgate_pose.readers.mpii import read_mpii_json
+from softgate_pose.prediction.predict import predict_people
 from softgate_pose.training import crops as crops_module
 from softgate_pose.training import loop, watch
 from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
+from softgate_pose.training.checkpoint import LAST, PREVIOUS
 from softgate_pose.training.loop import Engine, fit
+from softgate_pose.training.optim import make_accelerator, make_optimizer
 from softgate_pose.training.recipe import PRESETS, Preset, Recipe, get_preset
 from softgate_pose.training.run import train_and_save
-from softgate_pose.training.setup import make_accelerator, make_optimizer
-from softgate_pose.training.state import LAST, PREVIOUS
 from softgate_pose.training.teacher import Teacher
 
 SCRIPT = Path(__file__).parent / "train_made.py"

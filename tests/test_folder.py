@@ -13,11 +13,11 @@ from made_data import awkward_photos
 from PIL import Image
 
 from softgate_pose import LSP, Poses, save_pretrained
-from softgate_pose.batch.boxes import read_boxes
-from softgate_pose.batch.photos import Photo, find_photos, picture_paths
-from softgate_pose.batch.predicting import is_done, predict_photos
-from softgate_pose.batch.results import OUTPUT_SUFFIXES, Results
 from softgate_pose.cli import main
+from softgate_pose.folder.boxes import read_boxes
+from softgate_pose.folder.photos import Photo, find_photos, picture_paths
+from softgate_pose.folder.results import OUTPUT_SUFFIXES, Results
+from softgate_pose.folder.run import is_done, predict_photos
 
 
 @pytest.fixture

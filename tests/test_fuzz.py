@@ -16,11 +16,11 @@ import fuzz
 import numpy as np
 
 from softgate_pose import LSP, MPII, PoseConfig, Poses, Skeleton, predict
-from softgate_pose.batch.boxes import read_boxes
-from softgate_pose.batch.results import Results
-from softgate_pose.images import load_image
-from softgate_pose.people import People, Predictions
-from softgate_pose.prediction_files import read_predictions, write_predictions
+from softgate_pose.data.images import load_image
+from softgate_pose.data.people import People, Predictions
+from softgate_pose.evaluation.files import read_predictions, write_predictions
+from softgate_pose.folder.boxes import read_boxes
+from softgate_pose.folder.results import Results
 
 COUNTS = {
     "config": 500, "weights": 60, "images": 400, "annotations": 250, "boxes": 200, "predictions": 150,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from softgate_pose import LSP, MPII, PoseConfig, Skeleton, deploy
-from softgate_pose.model.growing import grow
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.model.transfer import grow
 
 SMALL = PoseConfig(name="small", num_stacks=2, width=16, depth=1, skeleton=LSP, input_size=(32, 32))
 

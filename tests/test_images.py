@@ -10,7 +10,7 @@ from mutations import repair_png
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from softgate_pose import PoseConfig
-from softgate_pose.images import load_image, normalize, open_image
+from softgate_pose.data.images import load_image, normalize, open_image
 
 EXIF_ORIENTATION = 0x0112
 

@@ -8,8 +8,8 @@ import pytest
 from made_data import struct_array
 from scipy.io import loadmat, savemat
 
-from softgate_pose import matlab
-from softgate_pose.matlab import load_matlab
+from softgate_pose.data import matlab
+from softgate_pose.data.matlab import load_matlab
 
 ARRAY, STRUCTS = (
     np.arange(6.0).reshape(2, 3),

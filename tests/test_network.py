@@ -5,8 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from softgate_pose import PoseConfig, list_models
-from softgate_pose.model.blocks import SoftGatedBlock
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.softgate import SoftGatedBlock, SoftGatePose
 from softgate_pose.training.losses import heatmap_loss
 from softgate_pose.zoo import MODELS
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softgate_pose import create_model, list_models, predict, zoo
-from softgate_pose.draw import MIN_SCORE
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.prediction import predict_crops
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.prediction.draw import MIN_SCORE
+from softgate_pose.prediction.predict import predict_crops
 from softgate_pose.training.augment import Augmentation, augment, sample_changes
 from softgate_pose.training.crops import Crops
 from softgate_pose.training.losses import heatmap_loss

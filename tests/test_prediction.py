@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from softgate_pose import LSP, Poses, predict, prediction
-from softgate_pose.model.network import PoseModel
+from softgate_pose import LSP, Poses, predict
+from softgate_pose.model.base import PoseModel
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.prediction import decode_crops, infer_heatmaps, predict_crops
+from softgate_pose.prediction import predict as predict_module
+from softgate_pose.prediction.predict import decode_crops, infer_heatmaps, predict_crops
 
 
 class Oracle(PoseModel):
@@ -196,7 +197,7 @@ def test_a_half_precision_model_predicts(tiny_model, photo, dtype):
 
 
 def test_a_grey_model_takes_a_colour_photo(tiny_config, photo):
-    from softgate_pose.model.network import SoftGatePose
+    from softgate_pose.model.softgate import SoftGatePose
 
     model = SoftGatePose(tiny_config.with_in_chans(1))
     assert predict(model, photo).keypoints.isfinite().all()
@@ -291,7 +292,7 @@ def test_threads_share_a_model_and_leave_it_as_it_came(tiny_model, photo):
             torch.testing.assert_close(found.keypoints, expected.keypoints)
     assert [module for module in tiny_model.modules() if not module.training] == [tiny_model.stem[1]]
     assert all(torch.equal(value, state[name]) for name, value in tiny_model.state_dict().items())
-    assert not prediction._evaluated
+    assert not predict_module._evaluated
 
 
 def test_another_default_device_changes_nothing(tiny_model, photo):

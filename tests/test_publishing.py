@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from softgate_pose import create_model, save_pretrained, zoo
 from softgate_pose.cli import main
-from softgate_pose.publishing import plan
+from softgate_pose.weights.publish import plan
 
 OTHER = (8).to_bytes(8, "little") + b"{}      "
 """A valid safetensors file, of no tensors."""

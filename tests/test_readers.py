@@ -16,11 +16,12 @@ from made_data import (
 )
 from scipy.io import savemat
 
-from softgate_pose import COCO, LSP, MPII, Skeleton, readers
-from softgate_pose.people import concatenate, missing_images
-from softgate_pose.readers import read_people
-from softgate_pose.readers.lsp import read_lsp, read_lspet
-from softgate_pose.readers.mpii import read_mpii_json, read_mpii_mat
+from softgate_pose import COCO, LSP, MPII, Skeleton
+from softgate_pose.data import coco, sources
+from softgate_pose.data.lsp import read_lsp, read_lspet
+from softgate_pose.data.mpii import read_mpii_json, read_mpii_mat
+from softgate_pose.data.people import concatenate, missing_images
+from softgate_pose.data.sources import read_people
 
 
 def test_coco_brings_its_own_skeleton(tmp_path):
@@ -574,9 +575,9 @@ def test_people_who_are_nowhere_near_an_image(tmp_path, mpii_folder, source, cha
 def test_people_and_annotations_come_of_one_reading(tmp_path, lsp_folder, monkeypatch):
     source = write_coco(tmp_path, coco_data())
     texts = []
-    monkeypatch.setattr(readers.coco, "read_json", lambda file: texts.append(file) or json.loads(file.read_text()))
-    people, annotations = readers.read_people_and_coco(source)
+    monkeypatch.setattr(coco, "read_json", lambda file: texts.append(file) or json.loads(file.read_text()))
+    people, annotations = sources.read_people_and_coco(source)
     assert len(texts) == 1
     assert len(people) == len(annotations.people) == 1
     assert torch.equal(people.keypoints, read_people(source).keypoints)
-    assert readers.read_people_and_coco(f"lsp:{lsp_folder[0]}:train")[1] is None
+    assert sources.read_people_and_coco(f"lsp:{lsp_folder[0]}:train")[1] is None

@@ -9,10 +9,10 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from softgate_pose import MPII, create_model, list_pretrained, zoo
-from softgate_pose.evaluation import evaluate, score_keypoints
-from softgate_pose.people import missing_images
-from softgate_pose.prediction_files import read_predictions
-from softgate_pose.readers import read_people
+from softgate_pose.data.people import missing_images
+from softgate_pose.data.sources import read_people
+from softgate_pose.evaluation.files import read_predictions
+from softgate_pose.evaluation.pck import evaluate, score_keypoints
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the data sets are not here")

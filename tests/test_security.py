@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 
 import softgate_pose
 from softgate_pose import MPII, create_model, save_pretrained
-from softgate_pose.batch.boxes import read_boxes
-from softgate_pose.batch.results import Results
+from softgate_pose.data.images import open_image
+from softgate_pose.data.people import People
+from softgate_pose.data.sources import read_people
+from softgate_pose.evaluation.files import read_predictions
 from softgate_pose.export import load_onnx
-from softgate_pose.images import open_image
-from softgate_pose.people import People
-from softgate_pose.prediction_files import read_predictions
-from softgate_pose.readers import read_people
-from softgate_pose.training.state import TrainingState
-from softgate_pose.weights import find_checkpoint, read_tensors
+from softgate_pose.folder.boxes import read_boxes
+from softgate_pose.folder.results import Results
+from softgate_pose.training.checkpoint import TrainingState
+from softgate_pose.weights.files import find_checkpoint, read_tensors
 
 SOURCES = sorted(Path(softgate_pose.__file__).parent.rglob("*.py"))
 

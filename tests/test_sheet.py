@@ -4,15 +4,15 @@ import torch
 from made_data import dotted_people
 from PIL import Image
 
-from softgate_pose.people import Predictions
-from softgate_pose.sheet import contact_sheet
+from softgate_pose.data.people import Predictions
+from softgate_pose.evaluation.sheet import contact_sheet
 
 
 @pytest.mark.parametrize(("count", "rows"), [(5, [4, 3, 2, 1, 0]), (2, [0, 4, 4, 3])])
 def test_fixed_people_above_the_worst_or_all_of_them_once(tmp_path, monkeypatch, count, rows):
     people = dotted_people(tmp_path, 5)
     drawn = []
-    cell = "softgate_pose.sheet._cell"
+    cell = "softgate_pose.evaluation.sheet._cell"
     monkeypatch.setattr(cell, lambda people, predictions, errors, row: drawn.append(row) or _blank(row))
     predictions = Predictions(people.skeleton.keypoints, people.keypoints)
     sheet = contact_sheet(people, predictions, torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4]), count=count)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from softgate_pose import LSP, PoseConfig
-from softgate_pose.images import load_image, normalize
+from softgate_pose.data.images import load_image, normalize
+from softgate_pose.data.lsp import read_lsp
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
-from softgate_pose.readers.lsp import read_lsp
 from softgate_pose.training.augment import Augmentation, augment, sample_changes
 from softgate_pose.training.crops import Crops, CropStore
 from softgate_pose.training.losses import heatmap_loss

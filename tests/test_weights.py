@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, list_pretrained, save_pretrained, zoo
 from softgate_pose.factory import find_training
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.record import WEIGHTS_FILE
-from softgate_pose.weights import find_checkpoint
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.weights.files import find_checkpoint
+from softgate_pose.weights.record import WEIGHTS_FILE
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from softgate_pose.writing import written_whole
+from softgate_pose._files import written_whole
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):

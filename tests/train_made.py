@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from softgate_pose import LSP, PoseConfig
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.readers.lsp import read_lsp
+from softgate_pose.data.lsp import read_lsp
+from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import Recipe
 

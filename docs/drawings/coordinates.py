@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 from svg import BLUE, FAINT, GREY, IMAGES, INK, TEAL, Drawing
 
-from softgate_pose.images import load_image
+from softgate_pose.data.images import load_image
 from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE
+from softgate_pose.pose.geometry import BOX_SCALE
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE = (192, 192)  # height, width of the crop, those of the bundled weights

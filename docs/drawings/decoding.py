@@ -13,9 +13,10 @@ import torch
 
 from softgate_pose import create_model, decode_heatmaps
 from softgate_pose.config import STRIDE
-from softgate_pose.images import load_image, normalize
+from softgate_pose.data.images import load_image, normalize
 from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE, infer_heatmaps
+from softgate_pose.pose.geometry import BOX_SCALE
+from softgate_pose.prediction.predict import infer_heatmaps
 
 matplotlib.use("agg")
 from matplotlib import pyplot

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from softgate_pose.draw import MIN_SCORE
-from softgate_pose.prediction import Poses
+from softgate_pose.prediction.draw import MIN_SCORE
+from softgate_pose.prediction.poses import Poses
 
 if TYPE_CHECKING:
     import supervision

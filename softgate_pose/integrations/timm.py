@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from softgate_pose import zoo
 from softgate_pose.config import STRIDE, PoseConfig
 from softgate_pose.factory import create_model
-from softgate_pose.model.hourglass import Hourglass
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.record import WEIGHTS_FILE
+from softgate_pose.model.softgate import Hourglass, SoftGatePose
+from softgate_pose.weights.record import WEIGHTS_FILE
 
 __all__ = ["PyramidFeatures", "register"]
 

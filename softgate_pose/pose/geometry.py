@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "BOX_SCALE",
     "as_boxes",
     "box_to_crop",
     "compose",
@@ -33,6 +34,9 @@ __all__ = [
     "transform_points",
     "warp",
 ]
+
+BOX_SCALE = 1.25
+"""Factor on a person's box, in width and height, that a crop shows; the networks are trained with it."""
 
 
 def as_boxes(boxes: Tensor | Sequence[Sequence[float]]) -> Tensor:

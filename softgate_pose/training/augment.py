@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.images import normalize
+from softgate_pose.data.images import normalize
 from softgate_pose.pose import geometry
 from softgate_pose.training.crops import Crops, margin_size
 

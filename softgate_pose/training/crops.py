@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.images import load_image, open_image
-from softgate_pose.people import People
+from softgate_pose.data.images import load_image, open_image
+from softgate_pose.data.people import People
 from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE
+from softgate_pose.pose.geometry import BOX_SCALE
 
 __all__ = ["CropStore", "Crops", "Keep", "first_few", "margin_size", "split_readable"]
 

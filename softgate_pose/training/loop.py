@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from softgate_pose._files import lock, write_picture
 from softgate_pose.config import PoseConfig
-from softgate_pose.evaluation import Evaluation, person_errors, score_keypoints
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.people import People
-from softgate_pose.prediction import predict_people
-from softgate_pose.sheet import contact_sheet
+from softgate_pose.data.people import People
+from softgate_pose.evaluation.pck import Evaluation, person_errors, score_keypoints
+from softgate_pose.evaluation.sheet import contact_sheet
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.prediction.predict import predict_people
 from softgate_pose.training.augment import Changes, augment, sample_changes
+from softgate_pose.training.checkpoint import TrainingState
 from softgate_pose.training.crops import Crops, CropStore, Keep, first_few, split_readable
+from softgate_pose.training.log import RunLog
 from softgate_pose.training.losses import heatmap_loss
+from softgate_pose.training.optim import make_accelerator, make_optimizer, make_schedule
 from softgate_pose.training.recipe import Recipe
-from softgate_pose.training.setup import make_accelerator, make_optimizer, make_schedule
-from softgate_pose.training.state import TrainingState
 from softgate_pose.training.teacher import Teacher
-from softgate_pose.training.watch import RunLog
-from softgate_pose.writing import lock, write_picture
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

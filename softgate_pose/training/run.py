@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import torch
 
-from softgate_pose import evaluation
-from softgate_pose.model.network import SoftGatePose
-from softgate_pose.people import People, concatenate, require_keypoints
+from softgate_pose.data.people import People, concatenate, require_keypoints
+from softgate_pose.data.sources import parse_source, read_people
+from softgate_pose.evaluation import pck as evaluation
+from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.pose import geometry
-from softgate_pose.prediction import BOX_SCALE
-from softgate_pose.readers import parse_source, read_people
-from softgate_pose.record import TrainingRecord
+from softgate_pose.pose.geometry import BOX_SCALE
 from softgate_pose.training.crops import first_few, split_readable
 from softgate_pose.training.loop import Engine, Epoch, fit
 from softgate_pose.training.recipe import Recipe
 from softgate_pose.training.teacher import Teacher
-from softgate_pose.weights import save_pretrained, weights_digest
+from softgate_pose.weights.files import save_pretrained, weights_digest
+from softgate_pose.weights.record import TrainingRecord
 
 __all__ = ["is_main_process", "train_and_save"]
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from softgate_pose.config import STRIDE, PoseConfig
-from softgate_pose.model.deployed import deploy
-from softgate_pose.model.network import SoftGatePose
+from softgate_pose.model.deploy import deploy
+from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.pose.geometry import resize_points
-from softgate_pose.record import TrainingRecord, data_lines
-from softgate_pose.weights import weights_digest
+from softgate_pose.weights.files import weights_digest
+from softgate_pose.weights.record import TrainingRecord, data_lines
 
 __all__ = ["Teacher"]
 

@@ -1,0 +1,1 @@
+"""Evaluation: predictions of annotated people, scored."""

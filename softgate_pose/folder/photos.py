@@ -1,0 +1,160 @@
+"""Photos to predict on, found in folders, and where their pictures go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from softgate_pose.data.images import IMAGE_SUFFIXES
+
+__all__ = ["PICTURE_MARK", "Photo", "find_photos", "picture_paths"]
+
+PICTURE_MARK = b"Drawn by softgate_pose"
+"""The comment in the pictures that are drawn, by which they are told from photos."""
+
+_MARK_WITHIN = 512  # bytes from a JPEG's beginning
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A file to predict on, and its name in outputs: its path below the folder that was given."""
+
+    folder: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+
+def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Photo]:
+    """All photos that are named, or lie anywhere below a named folder, in order of their path.
+
+    A link to a file counts as a file, even one that leads nowhere; a link to a folder is not followed.
+
+    Args:
+        sources: Files and folders.
+        leave_out: A folder to pass over where it lies inside a source: that of the pictures. It is no source itself.
+
+    Raises:
+        FileNotFoundError: If a source does not exist.
+        OSError: If a folder cannot be listed.
+        ValueError: If a folder holds no file with an image's ending, two photos have one name, or ``leave_out`` is
+            a source.
+    """
+    photos: list[Photo] = []
+    for source in map(Path, sources):
+        if not os.path.exists(source):  # noqa: PTH110 (a path's own method raises on names too long for a file)
+            raise FileNotFoundError(f"No photo or folder {source}.")
+        if not source.is_dir():
+            photos.append(Photo(source.parent, source.name))
+            continue
+        if leave_out is not None and leave_out.resolve() == source.resolve():
+            raise ValueError(
+                f"The pictures would lie among the photos of {source}, and be taken for photos the next time; choose "
+                "another folder for them."
+            )
+        found = [Photo(source, name) for name in _names_below(source, leave_out)]
+        if not found:
+            raise ValueError(f"{source} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        photos += found
+    by_name: dict[str, Photo] = {}
+    for photo in photos:
+        other = by_name.setdefault(photo.name, photo)
+        if other.path != photo.path:
+            raise ValueError(
+                f"{other.path} and {photo.path} would both be called {photo.name!r} in the output; "
+                "give the folder above them, or run twice."
+            )
+    return list(by_name.values())
+
+
+def _names_below(source: Path, leave_out: Path | None) -> Iterator[str]:
+    """The paths below a folder that have an image's ending, in order, but for those in ``leave_out``."""
+    passed_over = None if leave_out is None else leave_out.resolve()
+    if passed_over in source.resolve().parents:
+        return
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        if name and not name.endswith("/"):
+            yield name
+            continue
+        if passed_over is not None and (source / name).resolve() == passed_over:
+            continue
+        with os.scandir(source / name) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{name}{entry.name}/")
+            elif _is_called_a_photo(entry.name) and _is_file_or_dead_link(entry):
+                waiting.append(f"{name}{entry.name}")
+
+
+def _is_called_a_photo(name: str) -> bool:
+    """Whether a file's name has an image's ending, and is not what macOS keeps beside a photo."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
+
+
+def _is_file_or_dead_link(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
+    except OSError:  # a link that leads to itself
+        return True
+
+
+def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
+    """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
+
+    Raises:
+        ValueError: If ``folder`` is a file, or a picture would replace one of the photos, or a file that is not such
+            a picture itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; pictures are written to a folder.")
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    folders = {parent for photo in photos for parent in _folders_in(photo.name)}
+    for photo in photos:
+        name = PurePosixPath(photo.name).with_suffix(".jpg").as_posix()
+        if name in taken or name in folders:  # a.png beside a.jpg
+            name = f"{photo.name}.jpg"
+        while name in taken or name in folders:  # a.png.bmp, too
+            name += ".jpg"
+        taken.add(name)
+        names[photo.name] = name
+    paths = {photo: str(folder / name) for photo, name in names.items()}
+    existing = [path for path in paths.values() if os.path.lexists(path)]
+    originals = {_file_id(str(photo.path)) for photo in photos} if existing else set()
+    for path in existing:
+        if not _is_drawn(path) or _file_id(path) in originals:  # a photo may have been drawn by an earlier run
+            raise ValueError(
+                f"The picture {path} would replace a photo, or another file that was not drawn here; choose another "
+                "folder for the pictures."
+            )
+    return paths
+
+
+def _folders_in(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    """What a file is told by, however it is reached; None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a million, as strings)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_drawn(path: str) -> bool:
+    """Whether a file is a picture that was drawn here."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (a million, as strings)
+            return PICTURE_MARK in file.read(_MARK_WITHIN)
+    except OSError:
+        return False

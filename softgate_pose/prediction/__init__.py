@@ -1,0 +1,1 @@
+"""Prediction: from a photo and the boxes of its people to their poses, and pictures of them."""
