@@ -16,7 +16,7 @@ from typing import Any
 from bundle import write_card
 
 from softgate_pose import create_model, zoo
-from softgate_pose.cli.commands import train_command
+from softgate_pose.cli.train import train_command
 from softgate_pose.data.people import People, concatenate
 from softgate_pose.data.sources import read_people
 from softgate_pose.evaluation.pck import evaluate, mean_pose_keypoints, score_keypoints

@@ -1,4 +1,4 @@
-"""How far keypoints move with the batch and with the precision: python .ci/precision.py.
+"""How far keypoints move with the batch and with the precision: python -m benchmarks.precision.
 
 The people of examples/photo.jpg at three sizes of crop, on the CPU, in photo pixels.
 """

@@ -1,6 +1,6 @@
-"""Print the memory of a run over many photos: python .ci/memory.py [PHOTOS] [PICTURES].
+"""Print the memory of a run over many photos: python -m benchmarks.growth [PHOTOS] [PICTURES].
 
-Predicts on PHOTOS made photos (2,000 unless told) of eight sizes and kinds, of none to four people, into a .json file,
+Predicts on PHOTOS made photos (2,000 by default) of eight sizes and kinds, with up to four people, into a .json file,
 and every 200 photos prints the resident memory in MB. The network is a tiny one: what could grow is what is kept of
 photos and poses, and the network keeps nothing. Ends in status 1 if the last quarter needs more than 5 % more than the
 second. With PICTURES, a folder of photos, it takes those in turn instead.
@@ -33,7 +33,7 @@ def resident() -> float:
 
 
 def make(folder: Path, count: int) -> None:
-    """Links to one photo of each kind, and each tenth a file that is none."""
+    """Links to one photo of each kind, and every tenth a file that is no photo."""
     noise = np.random.default_rng(0)
     for i, (suffix, mode, width, height) in enumerate(KINDS):
         rows = noise.integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8)
