@@ -6,7 +6,12 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from softgate_pose.config import PoseConfig
+
+if TYPE_CHECKING:
+    from softgate_pose.zoo import PretrainedEntry
 
 __all__ = [
     "CARD_FILE",
@@ -17,7 +22,9 @@ __all__ = [
     "check_training",
     "commands",
     "data_lines",
+    "read_config",
     "read_record",
+    "read_training",
     "runs",
 ]
 
@@ -66,6 +73,16 @@ def read_record(file: Path) -> TrainingRecord:
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{file}, which says how the weights beside it came to be, is not JSON: {error}.") from None
     return check_training(record, str(file))
+
+
+def read_config(entry: PretrainedEntry) -> PoseConfig | None:
+    """The config of bundled weights; None of others, which it would have to be downloaded for."""
+    return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
+
+
+def read_training(entry: PretrainedEntry) -> TrainingRecord:
+    """How bundled weights were trained; of others nothing is known."""
+    return {} if entry.folder is None else read_record(entry.folder / TRAINING_FILE)
 
 
 def check_training(training: Any, subject: str) -> TrainingRecord:
