@@ -23,6 +23,7 @@ STRIDE = 4
 FORMAT_VERSION = 1
 
 _LARGEST = {"num_stacks": 64, "width": 4096, "depth": 8, "in_chans": 1024}
+_SOFTGATE = ("gate", "alpha_init", "merge", "skip")
 _LARGEST_SIDE = 65536
 _LARGEST_NUMBER = 1e6  # of sigma and alpha_init: far beyond use, and safe to square
 
@@ -33,6 +34,8 @@ class PoseConfig:
 
     Attributes:
         name: What the config is called in errors, tables and cards.
+        architecture: Which network: a key of ``model.registry.NETWORKS``. ``gate``, ``alpha_init``, ``merge`` and
+            ``skip`` are settings of ``softgate`` alone.
         num_stacks: Hourglasses in a row.
         width: Channels N of every feature map; a multiple of 4, for the block's N/2, N/4 and N/4.
         depth: Halvings inside an hourglass.
@@ -69,6 +72,7 @@ class PoseConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     heatmap: Heatmap = "softmax"
     sigma: float = 1.0
+    architecture: str = "softgate"
 
     def __post_init__(self) -> None:
         for key in ("num_stacks", "width", "depth", "in_chans"):
@@ -77,6 +81,12 @@ class PoseConfig:
                 raise ValueError(f"{key} must be a whole number from 1 to {_LARGEST[key]}, got {_short(value)}.")
         if not isinstance(self.name, str):
             raise ValueError(f"name must be a string, got {self.name!r}.")
+        if not isinstance(self.architecture, str):
+            raise ValueError(f"architecture must be a string, got {self.architecture!r}.")
+        if self.architecture != "softgate":
+            for field in dataclasses.fields(self):
+                if field.name in _SOFTGATE and getattr(self, field.name) != field.default:
+                    raise ValueError(f"{field.name} is a setting of softgate; {self.architecture} has none.")
         if self.width % 4:
             lower = max(4, self.width - self.width % 4)
             raise ValueError(
@@ -107,6 +117,11 @@ class PoseConfig:
         if not isinstance(self.input_size, tuple) or len(self.input_size) != 2:
             raise ValueError(f"input_size must be (height, width), got {self.input_size!r}.")
         self.check_size(*self.input_size)
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per heatmap pixel."""
+        return STRIDE
 
     @property
     def num_keypoints(self) -> int:

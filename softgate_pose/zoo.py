@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.weights.record import CONFIG_FILE, TRAINING_FILE, TrainingRecord, read_record
+
+if TYPE_CHECKING:
+    from softgate_pose.weights.record import TrainingRecord
 
 __all__ = [
     "MODELS",
@@ -158,13 +161,15 @@ def get_pretrained(name: str) -> PretrainedEntry:
     raise ValueError(f"No weights {name!r}; {model} has {', '.join(repr(entry.name) for entry in published)}.")
 
 
-def read_config(entry: PretrainedEntry) -> PoseConfig | None:
-    """The config of bundled weights; None of others, which it would have to be downloaded for."""
+def read_config(entry: PretrainedEntry) -> PoseConfig | None:  # moves to weights.record
+    from softgate_pose.weights.record import CONFIG_FILE
+
     return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
 
 
-def read_training(entry: PretrainedEntry) -> TrainingRecord:
-    """How bundled weights were trained; of others nothing is known."""
+def read_training(entry: PretrainedEntry) -> TrainingRecord:  # moves to weights.record
+    from softgate_pose.weights.record import TRAINING_FILE, read_record
+
     return {} if entry.folder is None else read_record(entry.folder / TRAINING_FILE)
 
 

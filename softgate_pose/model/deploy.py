@@ -15,7 +15,7 @@ from softgate_pose.model.softgate import MergeBlock, SoftGatedBlock, SoftGatePos
 __all__ = ["DeployedPose", "deploy"]
 
 
-def deploy(model: SoftGatePose) -> DeployedPose:
+def deploy(model: PoseModel) -> PoseModel:
     """A faster form of a model, for inference: the same heatmaps, to rounding.
 
     In float32 they agree to 1e-5 of the largest value. ``predict``, ``evaluate``, ``export_model`` and
@@ -28,13 +28,11 @@ def deploy(model: SoftGatePose) -> DeployedPose:
         A network on the model's device and of its dtype, in evaluation mode, with channels-last weights.
 
     Raises:
-        TypeError: If ``model`` is not a ``SoftGatePose``.
+        TypeError: If ``model`` is not a ``PoseModel``.
     """
-    if not isinstance(model, SoftGatePose):
+    if not isinstance(model, PoseModel):
         raise TypeError(f"deploy takes a model from create_model, got {type(model).__name__}.")
-    deployed = DeployedPose(model).to(memory_format=torch.channels_last)
-    out: DeployedPose = deployed.eval().requires_grad_(False)
-    return out
+    return model.deploy()
 
 
 class DeployedPose(PoseModel):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from softgate_pose.config import Gate, PoseConfig
 from softgate_pose.model.base import PoseModel
+from softgate_pose.model.transfer import adapt_tensors
 
 __all__ = ["Hourglass", "MergeBlock", "SoftGatePose", "SoftGatedBlock"]
 
@@ -45,28 +47,11 @@ class SoftGatePose(PoseModel):
         self.feature_joins = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(config.num_stacks - 1))
         self.heatmap_joins = nn.ModuleList(nn.Conv2d(num_keypoints, width, 1) for _ in range(config.num_stacks - 1))
 
-    @overload
-    def forward(self, images: Tensor, all_stacks: Literal[False] = False) -> Tensor: ...
-    @overload
-    def forward(self, images: Tensor, all_stacks: Literal[True]) -> list[Tensor]: ...
+    def forward(self, images: Tensor, all_stacks: bool = False) -> Any:  # all_stacks: until callers use outputs()
+        return self.outputs(images) if all_stacks else super().forward(images)
 
-    def forward(self, images: Tensor, all_stacks: bool = False) -> Tensor | list[Tensor]:
-        """Heatmaps of the last stack, or every stack's raw output.
-
-        With B images, K keypoints, and h, w = H / 4, W / 4:
-
-        | tensor | shape | meaning |
-        |---|---|---|
-        | ``images`` | (B, C, H, W) | floating point, normalised by ``config.mean`` and ``std`` |
-        | returned | (B, K, h, w) | the last stack's heatmaps; 1 is a perfect peak |
-        | with ``all_stacks`` | a list of (B, K, h, w) | each stack's raw output, which the loss takes |
-
-        The raw output is logits under ``heatmap="softmax"``, else heatmaps.
-
-        Raises:
-            ValueError: If ``images`` has another number of dimensions or channels, is not floating
-                point, or has a height or width that is not a multiple of ``config.size_multiple``.
-        """
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """Each stack's raw output (B, K, H / 4, W / 4); see ``PoseModel``."""
         self._check_images(images)
         x = self.stem(images)  # (B, N, h, w)
         outputs: list[Tensor] = []
@@ -75,7 +60,7 @@ class SoftGatePose(PoseModel):
             outputs.append(head(features))  # (B, K, h, w)
             if i < self.config.num_stacks - 1:
                 x = self._join(i, x, features, outputs[i])
-        return outputs if all_stacks else self._to_heatmaps(outputs[-1])
+        return outputs
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """The last hourglass as a pyramid: (B, N, H / 4, W / 4), then each level half as large, of images as above."""
@@ -93,8 +78,18 @@ class SoftGatePose(PoseModel):
         joined: Tensor = x + self.feature_joins[stack](features) + self.heatmap_joins[stack](heatmaps)
         return joined
 
+    def deploy(self) -> PoseModel:
+        from softgate_pose.model.deploy import DeployedPose  # built of this module's blocks
+
+        deployed = DeployedPose(self).to(memory_format=torch.channels_last)
+        out: PoseModel = deployed.eval().requires_grad_(False)
+        return out
+
+    def adapt(self, tensors: Mapping[str, Tensor], saved: PoseConfig) -> tuple[dict[str, Tensor], list[str]]:
+        return adapt_tensors(tensors, saved, self)
+
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay should leave alone, for timm's optimizers: the gates."""
+        """The gates."""
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "alpha"}
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.model.base import PoseModel
 
 __all__ = ["adapt_tensors", "grow"]
 
 
 def adapt_tensors(
-    tensors: Mapping[str, Tensor], saved: PoseConfig, model: SoftGatePose
+    tensors: Mapping[str, Tensor], saved: PoseConfig, model: PoseModel
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of one skeleton and number of channels, made to fit a model of another.
 
@@ -51,7 +51,7 @@ def adapt_tensors(
     return tensors, notes
 
 
-def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: SoftGatePose) -> str:
+def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: PoseModel) -> str:
     """Give the heads, and what hands heatmaps on, the model's keypoints, in place; a line that says which are kept."""
     wanted = model.config
     named = saved.skeleton.is_named and wanted.skeleton.is_named
@@ -115,7 +115,7 @@ def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / in_chans)
 
 
-def grow(model: SoftGatePose, smaller: SoftGatePose) -> None:
+def grow(model: PoseModel, smaller: PoseModel) -> None:
     """Make a new, larger network give the heatmaps of a smaller one, from which training then goes on.
 
     Old channels keep their weights, with zeros for inputs from new channels. New channels keep their initial
@@ -132,8 +132,8 @@ def grow(model: SoftGatePose, smaller: SoftGatePose) -> None:
         TypeError: If ``smaller`` is another form of a network, such as ``deploy`` gives.
         ValueError: If ``smaller`` is not smaller, or differs in more than size.
     """
-    if not isinstance(smaller, SoftGatePose):
-        raise TypeError(f"A model grows from one of create_model, got {type(smaller).__name__}.")
+    if type(smaller) is not type(model):
+        raise TypeError(f"A {type(model).__name__} grows from a smaller one, got {type(smaller).__name__}.")
     _check_can_grow(model.config, smaller.config)
     learned = smaller.state_dict()
     grown = {}
