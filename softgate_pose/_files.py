@@ -1,51 +1,36 @@
-"""Files that are written whole or not at all, and by one process at a time."""
+"""The boundary to the outside: files are written whole, locked, read and checked here. Imports no torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import os
+import re
+import reprlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from types import GenericAlias
+from typing import IO, TYPE_CHECKING, Any, get_type_hints
 
 from PIL.Image import Image
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: there nothing keeps two runs from one output
-    fcntl = None
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-__all__ = ["lock", "write_picture", "written_whole"]
-
-
-def lock(stream: IO[bytes], message: str) -> None:
-    """Lock an open file for this process. The lock ends when the file is closed or the process dies.
-
-    Without effect on Windows and on file systems without locks.
-
-    Raises:
-        BlockingIOError: With the message, if another process holds the lock.
-    """
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(message) from None
-    except OSError:  # a file system without locks
-        return
-
-
-def write_picture(picture: Image, file: Path, picture_format: str, **settings: Any) -> None:
-    """Write a picture whole or not at all; ``settings`` are those of Pillow's ``save``."""
-    encoded = io.BytesIO()  # to a file Pillow writes by itself, and does not see that a full disk cut it short
-    picture.save(encoded, picture_format, **settings)
-    with written_whole(file) as scratch:
-        scratch.write_bytes(encoded.getvalue())
+__all__ = [
+    "check_fields",
+    "checked",
+    "locked",
+    "read_json",
+    "require_outputs",
+    "short",
+    "write_picture",
+    "written_whole",
+]
 
 
 @contextmanager
@@ -66,3 +51,209 @@ def written_whole(file: Path) -> Iterator[Path]:
         os.replace(scratch, file)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_picture(picture: Image, file: Path, picture_format: str, **settings: Any) -> None:
+    """Write a picture whole or not at all; ``settings`` are those of Pillow's ``save``."""
+    encoded = io.BytesIO()  # to a file Pillow writes by itself, and does not see that a full disk cut it short
+    picture.save(encoded, picture_format, **settings)
+    with written_whole(file) as scratch:
+        scratch.write_bytes(encoded.getvalue())
+
+
+@contextmanager
+def locked(file: Path, message: str) -> Iterator[None]:
+    """Hold a lock file, which has no other use; a process that dies lets go of it.
+
+    Raises:
+        BlockingIOError: With the message, if another process holds it.
+    """
+    from filelock import FileLock, Timeout  # takes a tenth of a second to load
+
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock(stream: IO[bytes], message: str) -> None:
+    """Goes when nobody uses it any more."""
+    import fcntl
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(message) from None
+
+
+def read_json(file: Path, *, allow_nan: bool = True) -> Any:
+    """What a JSON file in UTF-8 holds; ``allow_nan`` takes NaN and Infinity, too, which many tools write."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number in JSON; null says that a value is missing")
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=None if allow_nan else refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+
+
+def checked(type_: Any, value: Any, subject: str) -> Any:
+    """``value``, if it is as a type that pydantic understands says. Nothing is converted, but int to float.
+
+    A validator in the type raises ValueError with what belongs behind the field's name, such as "must be even".
+
+    Raises:
+        ValueError: On the first field that is wrong, such as ``SUBJECT: annotations[3].bbox must be a list, got 7.``,
+            with how many more are.
+    """
+    from pydantic import ValidationError  # loads more than the rest of this module
+
+    try:
+        return _adapter(type_).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = _first_problem(error.errors(include_url=False), value)
+        if subject and not problem.startswith(" "):
+            subject += ": "
+        raise ValueError(subject + problem) from None
+
+
+def check_fields(instance: Any) -> None:
+    """Check a dataclass's fields against their types, as ``checked`` does; errors begin with the field's name."""
+    for name, type_ in _field_types(instance.__class__).items():
+        checked(type_, {name: getattr(instance, name)}, "")
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type_)
+
+
+@cache
+def _field_types(class_: Any) -> dict[str, Any]:
+    """Field to the type of a dictionary that holds it alone, from which an error has the field's name."""
+    hints = get_type_hints(class_, include_extras=True)
+    return {field.name: GenericAlias(dict, (str, hints[field.name])) for field in dataclasses.fields(class_)}
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**40 else f"a number of {x.bit_length()} bits"  # Python prints no very long ones
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def short(value: object) -> str:
+    """As ``repr``, but of at most 200 characters, whatever the value."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _first_problem(errors: Sequence[Mapping[str, Any]], value: Any) -> str:
+    """What is wrong with the first field, and how many more are."""
+    problems: dict[str, list[str]] = {}  # field to what was expected: more than one where it may be of several types
+    got: list[Any] = []
+    for error in errors:
+        path, at = "", value
+        for part in error["loc"]:
+            try:
+                at = at[part]
+            except (KeyError, IndexError, TypeError):
+                if error["type"] != "missing":  # the name of one of the types that a field may have
+                    continue
+            path += f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{short(part)}]"
+        problems.setdefault(path.removeprefix("."), []).append(_expected(error))
+        got.append(at)
+    path, expected = next(iter(problems.items()))
+    wanted = " or ".join([expected[0], *(text.removeprefix("must be ") for text in expected[1:])])
+    wanted += f", got {short(got[0])}" if wanted.startswith("must") else ""
+    more = f" (the first of {len(problems)} mistakes)" if len(problems) > 1 else ""
+    return f"{path} {wanted}{more}."
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """Pydantic's message, to stand behind the field's name."""
+    if error["type"] in _SENTENCES:
+        return _SENTENCES[error["type"]]
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    text = re.sub(r"^\w+ should ", "must ", re.sub(r",? (not \d+|or instance of \w+)$", "", error["msg"]))
+    for words, ours in _WORDS.items():
+        text = text.replace(words, ours)
+    return text
+
+
+_SENTENCES = {"missing": "is missing", "extra_forbidden": "is not a known field"}
+_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid dictionary": "an object",
+    "a valid ": "a ",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+    " after validation": "",
+}
+
+
+def require_outputs(
+    outputs: Mapping[str, Path | None],
+    inputs: Iterable[Path],
+    *,
+    folders: Collection[str] = (),
+    makes_parents: bool = False,
+) -> None:
+    """Raise ValueError unless each output can be written, and replaces no input and no other output.
+
+    Args:
+        outputs: Option, as an error names it, to the file or folder that it names, if any.
+        inputs: All files and folders that are read.
+        folders: The options that name folders. Such a folder may neither be an input nor hold one.
+        makes_parents: Whether the folder of a file is made where it is missing; a folder is made always.
+    """
+    wanted = {option: path for option, path in outputs.items() if path is not None}
+    inputs = set(inputs) if wanted else set()
+    above = {folder for parent in {path.absolute().parent for path in inputs} for folder in (parent, *parent.parents)}
+    uses = dict.fromkeys(map(_identity, above), "holds what this command reads")
+    uses |= dict.fromkeys(map(_identity, inputs), "is read by this command")
+    for option, path in wanted.items():
+        is_folder, identity = option in folders, _identity(path)
+        _require_writable(f"{option} {path}", path, is_folder=is_folder, makes_parents=makes_parents or is_folder)
+        kind = "folder" if is_folder else "file"
+        if identity in uses:
+            raise ValueError(f"{option} {path}: this {kind} {uses[identity]}; choose another name.")
+        uses[identity] = f"is that of {option}"
+
+
+def _require_writable(subject: str, path: Path, *, is_folder: bool, makes_parents: bool) -> None:
+    if path.exists() and path.is_dir() != is_folder:
+        raise ValueError(f"{subject}: is {'a file, expected a folder' if is_folder else 'a folder, expected a file'}.")
+    place = Path(os.path.realpath(path))
+    if not place.exists() or place.is_file():  # what else there is, such as a device, is written to as it is
+        place = place.parent
+    if makes_parents:
+        place = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not place.exists():
+        raise ValueError(f"{subject}: there is no folder {place}.")
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{subject}: {place} cannot be written to.")
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """The same for all names of a file: through links, and where case does not count."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (a path's own method raises on names that no file can have)
+    except OSError:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
+    return status.st_dev, status.st_ino
