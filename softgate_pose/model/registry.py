@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from softgate_pose.config import PoseConfig
 from softgate_pose.model.base import PoseModel
+from softgate_pose.model.cunet import CUNet
+from softgate_pose.model.hourglass import StackedHourglass
 from softgate_pose.model.softgate import SoftGatePose
 
 __all__ = ["NETWORKS", "build"]
 
 NETWORKS: dict[str, type[PoseModel]] = {
     "softgate": SoftGatePose,
+    "hourglass": StackedHourglass,
+    "cunet": CUNet,
 }
 
 
