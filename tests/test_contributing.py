@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -119,16 +120,6 @@ def test_a_decoder_of_the_text_stands_borders_and_empty_maps(parabola, value):
     assert found[0, 1].tolist() == pytest.approx([0, 4.3], abs=0.1)
 
 
-def imports_of(file):
-    """The modules of the package that a module imports, by their path below it."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "softgate_pose":
-            path = Path(*node.module.split(".")[1:])
-            for name in node.names:
-                parts = (path / name.name, path)
-                yield next((part for part in parts if (PACKAGE / part).with_suffix(".py").is_file()), path)
-
-
 PACKAGE = Path(softgate_pose.__file__).parent
 MODULES = [
     path.relative_to(PACKAGE).with_suffix("")
@@ -137,11 +128,42 @@ MODULES = [
 ]
 
 
+def imports_of(module):
+    """The modules of the package that a module imports, by their path below it."""
+    for node in ast.walk(ast.parse((PACKAGE / module).with_suffix(".py").read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "softgate_pose":
+            for alias in node.names:
+                home = PUBLIC.get(alias.name, node.module) if node.module == "softgate_pose" else node.module
+                path = Path(*home.split(".")[1:])
+                if (PACKAGE / path / alias.name).with_suffix(".py").is_file():
+                    path /= alias.name
+                if path != Path():  # the package itself, for its version
+                    yield path
+        assert not (isinstance(node, ast.Import) and any(alias.name == "softgate_pose" for alias in node.names)), (
+            f"{module}: import names from softgate_pose, so that this test can see where they are from"
+        )
+
+
+PUBLIC = {
+    alias.name: node.module
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text("utf-8")))
+    if isinstance(node, ast.ImportFrom) and node.module.startswith("softgate_pose.")
+    for alias in node.names
+}
+"""Where the names that the package itself offers are from."""
+
+
 def test_dependencies_point_down():
     (block,) = re.findall(r"^```text\n(.*?)^```", section("How the code is laid out"), re.DOTALL | re.MULTILINE)
     heights = {name.rstrip("/"): -i for i, line in enumerate(block.splitlines()) for name in line.split(", ")}
     assert set(heights) == {module.parts[0] for module in MODULES}
+    rooms = {name: set() for name in heights}
     for module in MODULES:
-        for other in imports_of((PACKAGE / module).with_suffix(".py")):
-            if other != Path():  # the package itself, for its version
-                assert heights[other.parts[0]] <= heights[module.parts[0]], f"{module} imports {other}"
+        for other in imports_of(module):
+            assert heights[other.parts[0]] <= heights[module.parts[0]], f"{module} imports {other}"
+            rooms[module.parts[0]].add(other.parts[0])
+    TopologicalSorter({room: others - {room} for room, others in rooms.items()}).prepare()  # raises on a circle
+
+
+def test_nothing_imports_the_demo_page_but_its_command():
+    assert [module for module in MODULES if Path("demo") in imports_of(module)] == [Path("cli/demo")]
