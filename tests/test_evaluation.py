@@ -1,7 +1,7 @@
+import io
 import json
 import math
-import os
-import subprocess
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pycocotools.coco
 import pytest
 import torch
 from click.testing import CliRunner
+from made_data import mpii_rect, write_images, write_release
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
@@ -19,13 +20,15 @@ from softgate_pose.cli import evaluate as cli_evaluate
 from softgate_pose.cli import main
 from softgate_pose.data.coco import read_coco_annotations
 from softgate_pose.data.people import People, Predictions
-from softgate_pose.data.sources import read_people, read_people_and_coco
+from softgate_pose.data.sources import READERS, read_people, read_people_and_coco
 from softgate_pose.evaluation.files import read_predictions, write_predictions
 from softgate_pose.evaluation.oks import coco_results, require_pycocotools, score_oks
 from softgate_pose.evaluation.pck import evaluate, mean_pose_keypoints, person_errors, score_keypoints
+from softgate_pose.evaluation.run import evaluate_source
 from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.prediction.predict import predict_people
 
+ROOT = Path(__file__).parent.parent
 PAWS = Skeleton("paws", ("nose", "left_paw", "right_paw", "hip", "tail"))
 
 
@@ -41,6 +44,7 @@ def people_of(skeleton, count, folder=None, *, seed=0, **columns):
         "labelled": torch.ones(count, len(skeleton), dtype=torch.bool),
         "boxes": torch.tensor([[4.0, 4.0, 56.0, 56.0]], dtype=torch.float64).repeat(count, 1),
         "head_boxes": torch.full((count, 4), math.nan, dtype=torch.float64),
+        "files": (),
     }
     return People(skeleton, images, **{**defaults, **columns})
 
@@ -145,7 +149,7 @@ def test_evaluating_predicts_in_image_pixels(tiny_model, tmp_path):
     people = people_of(LSP, 6, tmp_path)
     keypoints = predict_people(tiny_model, people, batch_size=4).keypoints
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
+        with pytest.raises(ValueError, match=f"batch_size.* {size}"):
             predict_people(tiny_model, people, batch_size=size)
     assert keypoints.shape == (6, 14, 2)
     assert evaluate(tiny_model, people, flip_test=True).people == 6
@@ -154,7 +158,7 @@ def test_evaluating_predicts_in_image_pixels(tiny_model, tmp_path):
 
 
 def test_a_model_that_lacks_a_keypoint_cannot_be_scored(tiny_model):
-    with pytest.raises(ValueError, match="does not predict pelvis, thorax"):
+    with pytest.raises(ValueError, match="pelvis, thorax"):
         evaluate(tiny_model, people_of(MPII, 1))
 
 
@@ -203,7 +207,7 @@ def test_keypoints_are_matched_by_name_and_others_ignored(tmp_path):
     }
     found = read_predictions(written(tmp_path / "p.json", data), people)
     assert torch.equal(found.select_keypoints(PAWS.keypoints).keypoints, people.keypoints)
-    with pytest.raises(ValueError, match=r"p\.json does not predict right_ankle, .* the data are scored on"):
+    with pytest.raises(ValueError, match=r"p\.json.* right_ankle,"):
         read_predictions(tmp_path / "p.json", people_of(LSP, 2))
 
 
@@ -219,14 +223,12 @@ def test_mpii_s_matlab_file_becomes_zero_based(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
-        (
-            {"preds": np.zeros((2, 14, 2))},
-            r"expected numbers of shape \(N, 16, 2\) in 'preds', got float64 \(2, 14, 2\)",
-        ),
-        ({"preds": np.zeros((2, 16))}, r"got float64 \(2, 16\)"),
-        ({"pred": np.zeros((2, 16, 2))}, "no MATLAB variable 'preds' that can be read: it holds 'pred'"),
-        ({"preds": np.full((2, 16, 2), np.nan)}, "expected finite pixels, got nan for person 0, right_ankle"),
-        ({"preds": np.zeros((5, 16, 2))}, "predictions for 5 people, but the data have 2"),
+        ({"preds": np.zeros((2, 14, 2))}, r"\(N, 16, 2\) .*'preds'.* \(2, 14, 2\)"),
+        ({"preds": np.zeros((2, 16))}, r"'preds'.* \(2, 16\)"),
+        ({"pred": np.zeros((2, 16, 2))}, "'preds'.*'pred'"),
+        ({"preds": np.full((2, 16, 2), np.nan)}, "nan for person 0, right_ankle"),
+        ({"preds": np.full((2, 16, 2), 1e16)}, r"1e\+16 for person 0, right_ankle"),
+        ({"preds": np.zeros((5, 16, 2))}, "for 5 people.* have 2"),
     ],
 )
 def test_broken_matlab_files(tmp_path, arrays, match):
@@ -237,9 +239,9 @@ def test_broken_matlab_files(tmp_path, arrays, match):
 
 def test_predictions_that_are_not_there_or_no_predictions(tmp_path):
     people = people_of(MPII, 2)
-    with pytest.raises(FileNotFoundError, match=r"No predictions: expected .*p\.json"):
+    with pytest.raises(FileNotFoundError, match=r"p\.json"):
         read_predictions(tmp_path / "p.json", people)
-    with pytest.raises(ValueError, match="no MATLAB variable 'preds'"):
+    with pytest.raises(ValueError, match="'preds'"):
         read_predictions(written(tmp_path / "p.mat", "text"), people)
 
 
@@ -255,47 +257,34 @@ def paws(keypoints=POINTS, **changes):
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('{"keypoint_names": ["a"], "keypoints": [[[NaN, 1]]]}', "NaN is no number in JSON; null says"),
-        ("3", r'expected \{"keypoint_names": .* list of COCO\'s results, got int'),
-        ({"keypoints": POINTS}, "got keys 'keypoints'"),
-        (paws(POINTS + POINTS), "predictions for 4 people, but the data have 2; expected one for each"),
-        (paws(keypoint_names=["a"] * 5), "must be a list of different names"),
-        (paws(keypoint_names=[]), "must be a list of different names"),
-        (paws(keypoint_names=list("abcd")), "expected 4 for person 0, one for each name, got 5"),
-        (paws(keypoints=[]), "an entry for each person, got \\[\\]"),
-        (paws(keypoints=5), "an entry for each person, got 5"),
-        (paws(keypoints=[None, None]), "for person 0, one for each name, got null"),
-        (paws(keypoints=[[[1, 2, 3]] * 5] * 2), r"person 0, nose: expected \[x, y\] .* \[1, 2, 3\]"),
-        (paws(keypoints=[[["1", 2]] * 5] * 2), 'expected a finite number, got "1"'),
-        (paws(keypoints=[[[True, 2]] * 5] * 2), "expected a finite number, got true"),
-        (paws(keypoints=[[[10**400, 2]] * 5] * 2), "expected a finite number, got 1000"),
-        (paws(scores=[[1] * 5]), "expected scores for 2 people, as for keypoints, got 1"),
-        (paws(scores=[[None] * 5] * 2), "scores: person 0, nose: expected a finite number"),
-        ([{"image_id": 1}], "result 0: expected image_id, category_id, keypoints and score, got"),
-        ([5], "result 0: .* got 5"),
+        ('{"keypoint_names": ["a"], "keypoints": [[[NaN, 1]]]}', "NaN"),
+        ("3", "3"),
+        ({"keypoints": POINTS}, "keypoint_names"),
+        (paws(POINTS + POINTS), "for 4 people.* have 2"),
+        (paws(keypoint_names=["a"] * 5), "keypoint_names.* a, a"),
+        (paws(keypoint_names=[]), r"keypoint_names.* \[\]"),
+        (paws(keypoint_names=["a", 5]), r"keypoint_names\[1\].* 5"),
+        (paws(keypoint_names=list("abcd")), r"keypoints\[0\].* 4 .* 5"),
+        (paws(keypoints=[]), r"keypoints .*\[\]"),
+        (paws(keypoints=5), "keypoints .*5"),
+        (paws(keypoints=[None, None]), r"keypoints\[0\].* None"),
+        (paws(keypoints=[[[1, 2, 3]] * 5] * 2), r"keypoints\[0\]\[0\].* \[1, 2, 3\]"),
+        (paws(keypoints=[[["1", 2]] * 5] * 2), r"keypoints\[0\]\[0\]\[0\].* '1'"),
+        (paws(keypoints=[[[2, True]] * 5] * 2), r"keypoints\[0\]\[0\]\[1\].* True"),
+        (paws(keypoints=[[[10**400, 2]] * 5] * 2), r"keypoints\[0\]\[0\]\[0\]"),
+        (paws(keypoints=[[[-1e16, 2]] * 5] * 2), r"keypoints\[0\]\[0\]\[0\].* -1e\+16"),
+        (paws(scores=[[1] * 5]), "scores .*2 people.* 1"),
+        (paws(scores=[[1] * 4] * 2), r"scores\[0\] .*5 .* 4"),
+        (paws(scores=[[None] * 5] * 2), r"scores\[0\]\[0\].* None"),
     ],
 )
 def test_broken_predictions(tmp_path, data, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=match) as caught:
         read_predictions(written(tmp_path / "p.json", data), people_of(PAWS, 2))
+    assert "p.json" in str(caught.value)
 
 
 RESULT = {"image_id": 1, "category_id": 1, "keypoints": [1] * 15, "score": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"keypoints": [1] * 14}, "result 1: expected 3 x 5 numbers, x, y and s of nose to tail, got 14 numbers"),
-        ({"keypoints": None}, "got null"),
-        ({"keypoints": [None] * 15}, "expected a finite number, got null"),
-        ({"score": "high"}, 'score: expected a finite number, got "high"'),
-        ({"image_id": [1]}, r"expected a number or a string as image_id, got \[1\]"),
-    ],
-)
-def test_broken_coco_results(tmp_path, changes, match):
-    with pytest.raises(ValueError, match=match):
-        read_predictions(written(tmp_path / "r.json", [RESULT, {**RESULT, **changes}]), people_of(PAWS, 1))
 
 
 # --- COCO's average precision ---------------------------------------------------------------------
@@ -451,46 +440,57 @@ def test_own_keypoints_have_one_sigma(tmp_path):
     assert score_oks(shifted, annotations, sigmas=np.float32(0.1)).table["AP"] == pytest.approx(80)
     assert score_oks(shifted, annotations, sigmas=[0.1] * 4 + [1]).protocol.endswith(", own sigmas")
     for sigmas in (0, [0.1] * 4, math.nan):
-        with pytest.raises(ValueError, match="one number above 0, or 5, one a keypoint; got"):
+        with pytest.raises(ValueError, match=r"sigmas .* 5.* (0|\[0.1, |nan)"):
             score_oks(predictions, annotations, sigmas=sigmas)
 
 
-def test_predictions_that_do_not_fit_the_annotations(tmp_path):
-    source = coco_source(tmp_path, [coco_annotation(1, points_17())])
-    annotations = annotations_of(source)
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"category_id": 3}, "category_id must be 1.* 3"),
+        ({"image_id": "1"}, "image_id .*'1'"),
+        ({"image_id": [1]}, r"image_id .*\[1\]"),
+        ({"keypoints": [1.0] * 48}, "keypoints must be 3 x 17 .* nose to right_ankle, got 48"),
+        ({"keypoints": np.ones(3)}, "keypoints .* 3"),
+        ({"keypoints": [1.0, "1"] * 51}, r"keypoints\[1\].* '1'"),
+        ({"keypoints": [1.0, None] * 51}, r"keypoints\[1\].* None"),
+        ({"keypoints": [[1.0], [1.0, 2.0]]}, r"keypoints\[0\].* \[1.0\]"),
+        ({"keypoints": None}, "keypoints .*None"),
+        ({"score": "1"}, "score .*'1'"),
+        ({"score": math.nan}, "score .*nan"),
+        ({"score": True}, "score .*True"),
+    ],
+)
+def test_results_that_do_not_fit_the_annotations(tmp_path, changes, match):
+    annotations = annotations_of(coco_source(tmp_path, [coco_annotation(1, points_17())]))
     result = {**RESULT, "keypoints": [1.0] * 51}
-    with pytest.raises(ValueError, match="category_id 3; expected 1, 'person'"):
-        score_oks([{**result, "category_id": 3}], annotations)
-    with pytest.raises(ValueError, match="image_id '1', which is not one of the 4 images"):
-        score_oks([{**result, "image_id": "1"}], annotations)
-    for changes, match in (
-        (
-            {"keypoints": [1.0] * 48},
-            "Result 0 must have 3 x 17 numbers as keypoints, x, y and s of nose to right_ankle ",
-        ),
-        ({"keypoints": [1.0] * 3}, r"got \[1.0, 1.0, 1.0\]"),
-        ({"keypoints": ["1"] * 51}, r"got \['1', '1'"),
-        ({"keypoints": [[1.0], [1.0, 2.0]]}, r"got \[\[1.0\], \[1.0, 2.0\]\]"),
-        ({"image_id": [1]}, r"image_id \[1\], which is not one of"),
-        ({"score": "1"}, "Result 0 must have a finite number as score, got '1'"),
-        ({"keypoints": None}, "Result 0 has no keypoints"),
-        ({"score": math.nan}, "must have a finite number as score, got nan"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            score_oks([{**result, **changes}], annotations)
-    with pytest.raises(ValueError, match=r"Result 0 must be a dictionary, got \[\]"):
+    with pytest.raises(ValueError, match=rf"\[1\]\.{match}"):
+        score_oks([result, {**result, **changes}], annotations)
+
+
+def test_predictions_that_do_not_fit_the_annotations(tmp_path):
+    annotations = annotations_of(coco_source(tmp_path, [coco_annotation(1, points_17())]))
+    with pytest.raises(ValueError, match=r"\[0\].* \[\]"):
         score_oks([[]], annotations)
-    with pytest.raises(ValueError, match="Result 0 has no keypoints and no score"):
+    with pytest.raises(ValueError, match=r"\[0\]\.keypoints is missing.* 2 "):
         score_oks([{"image_id": 1, "category_id": 1}], annotations)
-    with pytest.raises(ValueError, match=r"predictions of 1 people .* got 2"):
+    with pytest.raises(ValueError, match=r"of 1 people .* 2"):
         score_oks(Predictions(COCO.keypoints, torch.zeros(2, 17, 2)), annotations)
-    with pytest.raises(ValueError, match="does not predict nose"):
+    with pytest.raises(ValueError, match="nose"):
         score_oks(Predictions(LSP.keypoints, torch.zeros(1, 14, 2)), annotations)
+
+
+def test_results_may_hold_numpy_numbers(tmp_path):
+    source = coco_source(tmp_path, many_annotations())
+    annotations = annotations_of(source)
+    results = coco_results(perturbed(read_people(source), 4), annotations)
+    arrays = [{**row, "keypoints": np.array(row["keypoints"]), "score": np.float64(row["score"])} for row in results]
+    assert score_oks(arrays, annotations).table == score_oks(results, annotations).table
 
 
 @pytest.mark.parametrize("data", ["[]", '{"categories": []}', '{"categories": [{"id": 1, "keypoints": ["a"]}]}'])
 def test_annotations_that_are_not_coco_s(tmp_path, data):
-    with pytest.raises(ValueError, match="not in COCO's keypoints layout"):
+    with pytest.raises(ValueError, match=r"a\.json"):
         read_coco_annotations(written(tmp_path / "a.json", data))
 
 
@@ -540,17 +540,17 @@ def test_an_area_of_0_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"area": "large"}, r"annotation \[1\]: 'area' must be a number, got 'large'"),
-        ({"area": math.inf}, r"annotation \[1\]: its area must be finite"),
-        ({"bbox": [0, 0, 1]}, r"annotation \[1\]: 'bbox' must be numbers of shape \(4,\)"),
-        ({"bbox": []}, r"annotation \[1\]: 'bbox' must be numbers of shape \(4,\)"),
-        ({"bbox": None}, r"annotation \[1\]: 'bbox' must be numbers of shape \(4,\), got None"),
-        ({"keypoints": [1, 2, 2]}, r"annotation \[1\]: 'keypoints' must be numbers of shape \(51,\)"),
+        ({"area": "large"}, "area.* 'large'"),
+        ({"area": math.inf}, "area.* inf"),
+        ({"bbox": [0, 0, 1]}, "bbox"),
+        ({"bbox": []}, "bbox"),
+        ({"bbox": None}, "bbox"),
+        ({"keypoints": [1, 2, 2]}, "keypoints.*51"),
     ],
 )
 def test_an_annotation_that_cannot_be_scored_on_is_named(tmp_path, changes, match):
     rows = [coco_annotation(1, points_17()), {**coco_annotation(2, points_17()), **changes}]
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=rf"\[1\].*{match}"):
         annotations_of(coco_source(tmp_path, rows))
 
 
@@ -686,28 +686,26 @@ def test_a_mean_pose_lacks_what_nobody_has_labelled(tmp_path, mpii_source):
     assert found[:, 3].isnan().all()
     assert found[:, :3].isfinite().all()
     fish = coco_source(tmp_path / "fish", [coco_annotation(1, [(1.0, 2.0), (3.0, 4.0)])], names=("gill", "tail"))
-    assert f"--mean-pose {mpii_source}: nothing is labelled that {fish} is scored on" in failing(
-        "--mean-pose", mpii_source, "--data", fish
-    )
+    with pytest.raises(ValueError, match=r"mean_pose.* gill, tail"):
+        evaluate_source(fish, mean_pose=[mpii_source])
 
 
 def test_a_table_is_written_though_nobody_reads_what_is_printed(tmp_path, mpii_source, monkeypatch):
     def left(*given, **more):
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli_evaluate, "_print_evaluation", left)
+    monkeypatch.setattr(cli_evaluate, "_print_table", left)
     run("--mean-pose", mpii_source, "--data", mpii_source, "--json", tmp_path / "t.json")
     assert json.loads((tmp_path / "t.json").read_text())["model"] == "mean pose"
 
 
-def test_names_that_an_encoding_lacks_are_printed_in_another_way(tmp_path):
+def test_names_that_an_encoding_lacks_are_printed_in_another_way(tmp_path, monkeypatch):
     source = coco_source(tmp_path, [coco_annotation(1, [(1.0, 2.0), (3.0, 4.0)])], names=("鼻", "tail"))
-    done = subprocess.run(
-        [sys.executable, "-m", "softgate_pose", "evaluate", "--mean-pose", source, "--data", source],
-        env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert rb"\u9f3b" in done.stdout
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(["evaluate", "--mean-pose", source, "--data", source], standalone_mode=False)
+    terminal.flush()
+    assert rb"\u9f3b" in terminal.buffer.getvalue()
 
 
 def test_options_that_do_not_go_together(mpii_source, tmp_path):
@@ -720,28 +718,103 @@ def test_options_that_do_not_go_together(mpii_source, tmp_path):
         "--mean-pose", mpii_source, "--data", mpii_source, "--model", "x"
     )
     results = written(tmp_path / "r.json", [{**RESULT, "keypoints": [1] * 48}])
-    assert "score on coco: data alone; got mpii:" in failing("--predictions", results, "--data", mpii_source)
+    assert f"{results} holds COCO's results" in failing("--predictions", results, "--data", mpii_source)
 
 
-def test_outputs_that_cannot_be_written_are_told_before_predicting(mpii_source, tmp_path):
-    for option in ("--json", "--save-predictions", "--sheet"):
-        assert "there is no folder" in failing("--data", mpii_source, option, tmp_path / "no" / "file.json")
-        assert "is a folder" in failing("--data", mpii_source, option, tmp_path)
+def test_one_thing_is_scored_at_a_time(mpii_source, tiny_model, tmp_path):
+    file = written(tmp_path / "p.json", own_json(read_people(mpii_source)))
+    for subjects in ({}, {"model": tiny_model, "mean_pose": [mpii_source]}, {"model": tiny_model, "predictions": file}):
+        with pytest.raises(ValueError, match="model, predictions and mean_pose"):
+            evaluate_source(mpii_source, **subjects)
 
 
-def test_outputs_replace_nothing_that_is_read_and_no_other_output(mpii_source, tmp_path):
-    people = read_people(mpii_source)
-    file = written(tmp_path / "p.json", own_json(people))
-    scored = ("--data", mpii_source, "--predictions", file)
-    annotations = next(people.images[0].parent.parent.glob("annot/*.json"))
-    (tmp_path / "link.json").symlink_to(annotations)
-    before = {path: path.read_bytes() for path in (file, annotations, people.images[0])}
-    for output in (file, annotations, tmp_path / "link.json"):
-        assert "is read by this command; choose another name" in failing(*scored, "--json", output)
-    assert "is read by this command" in failing(*scored, "--sheet", people.images[0])
+OUTPUTS = ("json_file", "save_predictions", "sheet")
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_scored(mpii_source, tmp_path, output):
+    for file in (tmp_path / "no" / "file.png", tmp_path):
+        with pytest.raises(ValueError, match=f"{output} {file}: .*folder"):
+            evaluate_source(mpii_source, mean_pose=[mpii_source], **{output: file})
+
+
+def deep_release(folder):
+    """mpii-mat: data whose annotations lie a folder deeper than the folder that names them."""
+    write_release(folder / "mpii_human_pose_v1_u12_2" / "mpii_human_pose_v1_u12_1.mat", ("a.jpg", mpii_rect()))
+    write_images(folder / "images", ["a.jpg"])
+    return f"mpii-mat:{folder}:train"
+
+
+def sticks(folder, monkeypatch):
+    """Data of the reader that CONTRIBUTING shows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (block,) = (
+        block
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        if "read_sticks" in block
+    )
+    names = {}
+    exec(block, names)
+    monkeypatch.setitem(READERS, "sticks", names["read_sticks"])
+    write_images(folder / "images", ["a.jpg"])
+    (folder / "train.csv").write_text("image,x0,y0,x1,y1,lx,ly,rx,ry\na.jpg,5,5,45,45,10,12.5,40,40")
+    return f"sticks:{folder}:train"
+
+
+@pytest.fixture(params=["mpii", "mpii-mat", "coco", "lsp", "sticks"])
+def any_source(request, mpii_source, lsp_folder, tmp_path, monkeypatch):
+    return {
+        "mpii": lambda: mpii_source,
+        "mpii-mat": lambda: deep_release(tmp_path / "release"),
+        "coco": lambda: coco_source(tmp_path / "coco", [coco_annotation(1, points_17())], images=1),
+        "lsp": lambda: f"lsp:{lsp_folder[0]}:train",
+        "sticks": lambda: sticks(tmp_path / "sticks", monkeypatch),
+    }[request.param]()
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_output_replaces_data_wherever_they_lie(any_source, tmp_path):
+    people, before = read_people(any_source), files_below(tmp_path)
+    assert people.files
+    assert set(people.files) | set(people.images) <= set(before)
+    for file in (*people.files, people.images[0]):
+        link = tmp_path / f"link{file.suffix}"
+        link.symlink_to(file)
+        for output in OUTPUTS:
+            for path in (file, link):
+                with pytest.raises(ValueError, match=f"{output} {path}: .*read"):
+                    evaluate_source(any_source, mean_pose=[any_source], **{output: path})
+        link.unlink()
+    assert files_below(tmp_path) == before
+
+
+def test_no_output_replaces_what_else_is_read_or_another_output(mpii_source, lsp_folder, tmp_path):
+    other = f"lsp:{lsp_folder[0]}:train"
+    model = model_of(MPII, tmp_path / "model").removeprefix("local-dir:")
+    file = written(tmp_path / "p.json", own_json(read_people(mpii_source)))
+    before = files_below(tmp_path)
+    (annotations,), data = read_people(other).files, ("--data", mpii_source)
+    for command in (
+        ("--predictions", file, "--json", file),
+        ("--mean-pose", other, "--json", annotations),
+        ("--mean-pose", other, "--sheet", read_people(other).images[0]),
+        ("--model", f"local-dir:{model}", "--json", f"{model}/config.json"),
+        (
+            "--model",
+            "sgpose_0m5_1s",
+            "--checkpoint",
+            f"{model}/model.safetensors",
+            "--json",
+            f"{model}/model.safetensors",
+        ),
+    ):
+        assert f"{command[-1]}: this file is read" in failing(*data, *command)
     both = ("--json", tmp_path / "t.jpg", "--sheet", tmp_path / "t.jpg")
-    assert "this file is that of --json" in failing(*scored, *both)
-    assert before == {path: path.read_bytes() for path in before}
+    assert f"sheet {tmp_path / 't.jpg'}: this file is that of json_file" in failing("--mean-pose", other, *data, *both)
+    assert files_below(tmp_path) == before
 
 
 def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source, tmp_path):
@@ -758,18 +831,19 @@ def test_a_sheet_shows_predictions_and_rings_where_the_annotation_is(mpii_source
     assert with_skeletons.shape == (192 + 14, len(people) * 192, 3)  # all of them once
     assert (with_skeletons != without).any()
     assert ((without == 255).all(axis=-1)).sum() > 100 * len(people)  # white rings
-    assert "must end in .jpg or .png" in failing("--data", mpii_source, "--sheet", tmp_path / "sheet.gif")
+    with pytest.raises(ValueError, match=r"sheet .*sheet\.gif"):
+        evaluate_source(mpii_source, mean_pose=[mpii_source], sheet=tmp_path / "sheet.gif")
 
 
-def test_images_that_are_missing_are_told_before_predicting(tmp_path):
+def test_missing_images_are_named_before_predicting(tiny_model, tmp_path):
     source = coco_source(tmp_path, many_annotations(), images=3)
-    saved, sheet = tmp_path / "p.json", tmp_path / "sheet.png"
-    scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", saved)
+    saved = tmp_path / "p.json"
+    evaluate_source(source, mean_pose=[source], save_predictions=saved)
     (tmp_path / "val" / "2.png").unlink()
-    message = f"{source} lacks 1 of its images; the first is {tmp_path / 'val' / '2.png'}"
-    assert message in failing("--model", model_of(COCO, tmp_path / "model"), "--data", source)
-    assert message in failing("--predictions", saved, "--data", source, "--sheet", sheet)
-    assert scored(tmp_path, "--predictions", saved, "--data", source)[1]["people"]  # looks at no image
+    for arguments in ({"model": tiny_model}, {"predictions": saved, "sheet": tmp_path / "sheet.png"}):
+        with pytest.raises(FileNotFoundError, match=f"{source} .* 1 .*{tmp_path / 'val' / '2.png'}"):
+            evaluate_source(source, **arguments)
+    assert evaluate_source(source, predictions=saved).oks.people == 9  # looks at no image
 
 
 def test_an_image_that_cannot_be_drawn_costs_no_figure(mpii_source, tmp_path):
@@ -778,30 +852,41 @@ def test_an_image_that_cannot_be_drawn_costs_no_figure(mpii_source, tmp_path):
     write_predictions(saved, Predictions(people.skeleton.keypoints, people.keypoints))
     people.images[0].write_bytes(b"no picture")
     command = ("--predictions", saved, "--data", mpii_source, "--json", table, "--sheet", tmp_path / "sheet.png")
-    assert "cannot be read as an image" in failing(*command)
+    output = failing(*command)
+    assert "mean@0.1" in output
+    assert f"{people.images[0].name} cannot be read" in output
     assert json.loads(table.read_text())["mean"] == 100
 
 
-def test_results_that_do_not_say_whom_they_are_for_give_no_sheet(tmp_path):
+@pytest.mark.parametrize("output", ["sheet", "save_predictions"])
+def test_results_that_do_not_say_whom_they_are_for_are_not_drawn_or_saved(tmp_path, output):
     source = coco_source(tmp_path, [coco_annotation(1, points_17())])
     results = written(tmp_path / "r.json", [])
-    message = failing("--predictions", results, "--data", source, "--sheet", tmp_path / "sheet.png")
-    assert "do not say whom each is for: no --sheet" in message
+    with pytest.raises(ValueError, match=rf"r\.json .*{output}"):
+        evaluate_source(source, predictions=results, **{output: tmp_path / "out.png"})
 
 
-def test_models_that_lack_keypoints(mpii_source, tmp_path):
-    assert "does not predict pelvis, thorax" in failing("--model", model_of(LSP, tmp_path / "m"), "--data", mpii_source)
+def test_models_that_lack_keypoints(mpii_source, tiny_model):
+    with pytest.raises(ValueError, match="pelvis, thorax"):
+        evaluate_source(mpii_source, model=tiny_model)
 
 
-def test_without_pycocotools_coco_data_are_scored_but_for_average_precision(tmp_path, monkeypatch):
+def test_a_result_names_its_model(lsp_folder, tiny_model):
+    source = f"lsp:{lsp_folder[0]}:train"
+    result = evaluate_source(source, model=tiny_model)
+    assert (result.model, result.data, result.oks) == ("tiny", source, None)
+    assert result.settings == {"flip_test": False, "decode": "dark"}
+    assert result.keypoints == evaluate(tiny_model, read_people(source))
+    assert evaluate_source(source, model=tiny_model, name="ours").to_dict() == result.to_dict() | {"model": "ours"}
+
+
+def test_without_pycocotools_coco_data_are_scored_but_for_average_precision(tmp_path, monkeypatch, caplog):
     source = coco_source(tmp_path, [coco_annotation(1, points_17())], images=1)
-    saved, results = tmp_path / "p.json", written(tmp_path / "results.json", "[]")
-    scored(tmp_path, "--mean-pose", source, "--data", source, "--save-predictions", saved)
+    results = written(tmp_path / "results.json", "[]")
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    result = run("--predictions", saved, "--data", source, "--json", tmp_path / "table.json")
-    assert result.exit_code == 0, result.output
-    assert "Without average precision. OKS and AP need pycocotools: pip install 'softgate-pose[coco]'" in result.stderr
-    table = json.loads((tmp_path / "table.json").read_text())
-    assert (table["protocol"], table["mean"]) == ("PCK@0.2", 100)
-    assert "oks" not in table
-    assert "pip install 'softgate-pose[coco]'" in failing("--predictions", results, "--data", source)
+    result = evaluate_source(source, mean_pose=[source])
+    assert "pip install 'softgate-pose[coco]'" in caplog.text
+    assert (result.keypoints.protocol, result.oks) == ("PCK@0.2", None)
+    assert "oks" not in result.to_dict()
+    with pytest.raises(ImportError, match=r"pip install 'softgate-pose\[coco\]'"):
+        evaluate_source(source, predictions=results)

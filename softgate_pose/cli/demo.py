@@ -9,12 +9,7 @@ from typing import Any
 
 import click
 
-from softgate_pose import demo, zoo
-from softgate_pose.cli.options import (
-    build_model,
-    model_options,
-    plain_errors,
-)
+from softgate_pose.cli.options import build_model, model_options, plain_errors
 
 
 @click.command("demo")
@@ -36,8 +31,10 @@ def demo_command(
 
     The page offers all weights that there are, and --model first.
     """
+    from softgate_pose import demo, list_pretrained
+
     name, model = build_model(model_name, checkpoint, device)
-    others = [other for other in zoo.list_pretrained() if other != name or checkpoint is not None]
+    others = [other for other in list_pretrained() if other != name or checkpoint is not None]
     loaders: dict[str, Callable[[], Any]] = {name if checkpoint is None else f"{name} of {checkpoint}": lambda: model}
     loaders |= {other: partial(lambda other: build_model(other, None, device)[1], other) for other in others}
     page = demo.build_page(loaders)

@@ -5,27 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import click
 
-from softgate_pose.cli.options import (
-    build_model,
-    plain_errors,
-)
-from softgate_pose.data.sources import read_people
-from softgate_pose.export import calibration_images, export_model
-from softgate_pose.model.deploy import deploy
-from softgate_pose.model.softgate import SoftGatePose
-from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.weights import publish as publishing
+from softgate_pose._files import require_outputs
+from softgate_pose.cli.options import DECODERS, build_model, model_files, plain_errors
+
+if TYPE_CHECKING:
+    from softgate_pose.pose.heatmaps import DecodeMethod
 
 
 @click.command("export")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for NAME.")
-@click.option("--decode", type=click.Choice(get_args(DecodeMethod)), help="Put a decoder behind the network.")
+@click.option("--decode", type=click.Choice(DECODERS), help="Put a decoder behind the network.")
 @click.option(
     "--int8",
     "calibration",
@@ -42,11 +37,16 @@ def export_command(
     Without --decode heatmaps come out, and `predict --model file.onnx` runs it in ONNX Runtime; with it keypoints
     in input pixels and their scores.
     """
+    from softgate_pose import deploy, export_model, read_people
+    from softgate_pose.export import calibration_images
+
     if name.endswith(".onnx"):
         raise ValueError(f"{name} is an exported file; export the model that it was made from.")
+    people = None if calibration is None else read_people(calibration)
+    inputs = [] if people is None else [*people.files, *people.images]
+    require_outputs({"OUT": out}, [*model_files(name, checkpoint), *inputs])
     _, model = build_model(name, checkpoint, "cpu")
-    assert isinstance(model, SoftGatePose)
-    images = None if calibration is None else calibration_images(read_people(calibration), model.config)
+    images = None if people is None else calibration_images(people, model.config)
     file = export_model(deploy(model), out, decode=decode, calibration=images)
     height, width = model.config.input_size
     click.echo(f"{file}: {model.config.name} for images (B, {model.config.in_chans}, {height}, {width}), ", nl=False)
@@ -65,6 +65,8 @@ def publish_command(owner: str, pattern: str, dry_run: bool, private: bool) -> N
     PATTERN is a wildcard such as 'sgpose_*_2s'; without it all are published. Log in first, with
     `hf auth login` or a token in HF_TOKEN. Given again, it uploads only what differs.
     """
+    from softgate_pose.weights import publish as publishing
+
     publications = publishing.plan(owner, pattern)
     rows = []
     for publication in publications:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import click
 
 from softgate_pose import zoo
-from softgate_pose.cli.options import (
-    plain_errors,
-)
-from softgate_pose.weights.record import commands, data_lines
+from softgate_pose.cli.options import plain_errors
+from softgate_pose.weights.record import commands, data_lines, read_config, read_training
 
 
 @click.command("list")
@@ -68,7 +66,7 @@ def info_command(name: str) -> None:
     if not published:
         click.echo("  weights      none published yet")
     for weights in published:
-        config, training = zoo.read_config(weights), zoo.read_training(weights)
+        config, training = read_config(weights), read_training(weights)
         where = weights.folder or f"hf-hub:{weights.repo}@{weights.revision}"
         click.echo(f"\nweights {weights.name}\n  file         {where}\n  sha256       {weights.sha256}")
         if config is not None:

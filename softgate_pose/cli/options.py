@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
-import torch
 
-from softgate_pose import zoo
-from softgate_pose.export import load_onnx
-from softgate_pose.factory import create_model
-from softgate_pose.model.base import PoseModel
-from softgate_pose.pose.heatmaps import DecodeMethod
+from softgate_pose._files import require_outputs as keep_inputs  # noqa: F401 (predict's, until it moves)
+
+if TYPE_CHECKING:
+    from softgate_pose.model.base import PoseModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+DECODERS = ("argmax", "quarter", "dark", "soft", "mass")
+"""The values of ``pose.heatmaps.DecodeMethod``, which is not imported here, as it would load torch."""
 
 
 @contextmanager
@@ -61,11 +61,9 @@ flip_test_option = click.option(
     "--flip-test", is_flag=True, help="Average with the mirrored image: slower, more accurate."
 )
 
-
 decode_option = click.option(
-    "--decode", type=click.Choice(get_args(DecodeMethod)), default="dark", show_default=True, help="Heatmap decoder."
+    "--decode", type=click.Choice(DECODERS), default="dark", show_default=True, help="Heatmap decoder."
 )
-
 
 batch_size_option = click.option(
     "--batch-size",
@@ -77,7 +75,9 @@ batch_size_option = click.option(
 
 
 def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, PoseModel]:
-    """The named model with its weights, or the first that has some."""
+    """The named model with its weights, or the first that has some, and its name."""
+    from softgate_pose import create_model, list_pretrained, load_onnx
+
     if name is not None and name.endswith(".onnx"):
         if checkpoint is not None or device != "cpu":
             raise ValueError(f"{name} runs as it is, on the CPU: leave out --checkpoint and --device.")
@@ -85,49 +85,34 @@ def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple
     if name is None:
         if checkpoint is not None:
             raise ValueError("--checkpoint needs --model, the model that the weights are of.")
-        name = zoo.list_pretrained()[0]
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+        name = list_pretrained()[0]
+    _check_device(device)
     pretrained = None if checkpoint is not None else True
     return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
 
 
-def check_outputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
-    """Raise unless each option's file can be written, and replaces no input and no other output."""
-    for option, file in outputs.items():
-        if file is None:
-            continue
-        target = Path(os.path.realpath(file))
-        if target.is_dir():
-            raise ValueError(f"{option} {file}: is a folder.")
-        if not target.parent.is_dir():
-            raise ValueError(f"{option} {file}: there is no folder {target.parent}.")
-        is_device = target.exists() and not target.is_file()
-        if not os.access(target if is_device else target.parent, os.W_OK):
-            raise ValueError(
-                f"{option} {file}: " + ("" if is_device else f"the folder {target.parent} ") + "cannot be written."
-            )
-    keep_inputs(outputs, read)
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def keep_inputs(outputs: Mapping[str, Path | None], read: Iterable[Path]) -> None:
-    """Raise if an option's file is one that is read, or another option's."""
-    wanted = {option: file for option, file in outputs.items() if file is not None}
-    taken = {}
-    for file in set(read) if wanted else ():
-        with suppress(ValueError):  # a name that no file can have
-            taken[os.path.realpath(file)] = "is read by this command"
-    for option, file in wanted.items():
-        real = os.path.realpath(file)
-        if real in taken:
-            raise ValueError(f"{option} {file}: this file {taken[real]}; choose another name.")
-        taken[real] = f"is that of {option}"
+def model_files(name: str | None, checkpoint: Path | None) -> list[Path]:
+    """The files that ``build_model`` reads, as far as they lie in a folder of the user's."""
+    files = [] if checkpoint is None else [checkpoint]
+    kind, _, folder = (name or "").partition("local-dir:")
+    if folder and not kind:
+        files += Path(folder).glob("*")
+    elif name is not None and name.endswith(".onnx"):
+        files.append(Path(name))
+    return files
 
 
-def refuse(reason: str, options: dict[str, Any]) -> None:
+def refuse(reason: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError if one of the options was given."""
-    given = [option for option, value in options.items() if value]
-    if given:
-        raise ValueError(f"{reason}; leave out {', '.join(given)}.")
+    unfit = [option for option, value in options.items() if value]
+    if unfit:
+        raise ValueError(f"{reason}; leave out {', '.join(unfit)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class Evaluation:
     """A table of percentages under a named protocol.
 
     Attributes:
-        protocol: Its short name: ``PCKh@0.5``, ``PCK@0.2`` or ``PCK@0.1 of the box``.
+        protocol: Its short name: ``PCKh@0.5``, ``PCK@0.2``, ``PCK@0.1 of the box`` or ``OKS AP``.
         definition: What exactly that counts, as variants of each name differ.
         table: Percent by part, or by keypoint where the skeleton is not a full body; without those that have
             no labels. Of PCKh also ``mean@0.1``, the mean at a threshold of 0.1.
@@ -81,34 +81,26 @@ def score_keypoints(keypoints: Tensor, people: People) -> Evaluation:
     names, distances = people.skeleton.keypoints, _distances(keypoints, people, protocol)
     result = metrics.pck(distances, names, protocol.threshold)
     table = protocol.table(result)
-    if protocol.has_fine and "mean" in table:
+    if protocol.table is metrics.pckh_table and "mean" in table:
         table[f"mean@{_FINE_THRESHOLD}"] = protocol.table(metrics.pck(distances, names, _FINE_THRESHOLD))["mean"]
     return Evaluation(protocol.name, protocol.definition, table, result.people, result.left_out)
 
 
 def person_errors(keypoints: Tensor, people: People) -> Tensor:
-    """How far each person's keypoints are off: what finds the worst people.
+    """How far off each person is, (N,) float64: the mean distance of the labelled keypoints.
 
-    Args:
-        keypoints: (N, K, 2), as for ``score_keypoints``.
-        people: Whom they were predicted for.
-
-    Returns:
-        (N,) float64: the mean over the labelled keypoints of the distance, in units of the length that
-        ``score_keypoints`` measures by; infinite where a keypoint is missing, NaN for who is not scored.
+    In units of the length that ``score_keypoints`` measures by; infinite where a keypoint is missing, NaN for
+    people who are not scored.
     """
     return _distances(keypoints, people, _protocol_of(people)).nanmean(dim=1)
 
 
-@dataclass(frozen=True)
-class _Protocol:
+class _Protocol(NamedTuple):
     name: str
     definition: str
     threshold: float
-    lengths: Tensor
-    """(N,) in image pixels, 0 where a person has none."""
+    lengths: Tensor  # (N,) in image pixels, 0 where a person has none
     table: Callable[[metrics.PckResult], dict[str, float]]
-    has_fine: bool = False
 
 
 def _protocol_of(people: People) -> _Protocol:
@@ -122,7 +114,7 @@ def _protocol_of(people: People) -> _Protocol:
             "HRNet's evaluation: distance <= 0.5 of the head size, which is 0.6 of the head box's diagonal; "
             f"{mean}; mean@{_FINE_THRESHOLD} is the same at {_FINE_THRESHOLD}"
         )
-        return _Protocol("PCKh@0.5", definition, 0.5, heads, metrics.pckh_table, has_fine=True)
+        return _Protocol("PCKh@0.5", definition, 0.5, heads, metrics.pckh_table)
 
     if len(people.skeleton.indices(metrics.TORSO)) == len(metrics.TORSO):
         torsos = metrics.torso_sizes(people.keypoints, people.labelled, people.skeleton)
@@ -143,12 +135,8 @@ def _distances(keypoints: Tensor, people: People, protocol: _Protocol) -> Tensor
 def mean_pose_keypoints(training: People, people: People) -> Tensor:
     """The baseline that looks at no image: each person's box filled with the mean pose of training people.
 
-    Args:
-        training: Their mean is taken per keypoint, in units of the box.
-        people: To be predicted; of the same skeleton.
-
-    Returns:
-        (N, K, 2) in image pixels; NaN for a keypoint that no training person has labelled.
+    The mean is taken for each keypoint, in units of the box; both tables have the same skeleton. Gives
+    (N, K, 2) in image pixels, NaN for a keypoint that no training person has labelled.
     """
     unit = geometry.box_to_crop(training.boxes, (1, 1))
     points = geometry.transform_points(unit, training.keypoints)

@@ -21,17 +21,9 @@ _LABEL = 14  # height of the line above a cell
 def contact_sheet(people: People, predictions: Predictions, errors: Tensor, *, count: int = 16) -> Image.Image:
     """People with their predicted skeletons, and a white ring where each keypoint was annotated.
 
-    The upper half shows fixed people, spread evenly over the table; the lower half those that were
-    predicted worst. Where all fit into one half, each is shown once, the worst first.
-
-    Args:
-        people: N annotated people.
-        predictions: The predictions of their keypoints.
-        errors: (N,) the measure of "worst", as ``person_errors`` gives it; NaN where there is none.
-        count: People in each half.
-
-    Returns:
-        An RGB image.
+    The upper half shows ``count`` fixed people, spread evenly over the table; the lower half the ``count`` people
+    that were predicted worst by ``errors`` (N,), as ``person_errors`` gives them. Where all fit into one half, each
+    is shown once, the worst first.
     """
     worst = errors.nan_to_num(-1).argsort(descending=True)[:count]
     fixed = torch.linspace(0, len(people) - 1, count).round().long() if len(people) > count else worst[:0]
@@ -49,9 +41,9 @@ def contact_sheet(people: People, predictions: Predictions, errors: Tensor, *, c
 def _cell(people: People, predictions: Predictions, errors: Tensor, row: int) -> Image.Image:
     matrix = geometry.box_to_crop(people.boxes[row : row + 1], (_CELL, _CELL), BOX_SCALE)
     crop = geometry.crop(load_image(people.images[row]), matrix, (_CELL, _CELL))[0].round().byte()
-    found = geometry.transform_points(matrix, predictions.keypoints[row : row + 1].double())
-    scores = torch.ones(found.shape[:2]) if predictions.scores is None else predictions.scores[row : row + 1]
-    drawn = draw_poses(crop, found, scores, people.skeleton)
+    points = geometry.transform_points(matrix, predictions.keypoints[row : row + 1].double())
+    scores = torch.ones(points.shape[:2]) if predictions.scores is None else predictions.scores[row : row + 1]
+    drawn = draw_poses(crop, points, scores, people.skeleton)
     pen = ImageDraw.Draw(drawn)
     truth = geometry.transform_points(matrix, people.keypoints[row : row + 1])[0][people.labelled[row]]
     for x, y in truth.tolist():
