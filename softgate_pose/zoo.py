@@ -9,12 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from softgate_pose.config import PoseConfig
-
-if TYPE_CHECKING:
-    from softgate_pose.weights.record import TrainingRecord
 
 __all__ = [
     "MODELS",
@@ -25,8 +21,6 @@ __all__ = [
     "list_models",
     "list_pretrained",
     "pretrained_entries",
-    "read_config",
-    "read_training",
 ]
 
 BUNDLED = Path(__file__).parent / "pretrained"
@@ -41,7 +35,7 @@ class ModelEntry:
         config: The architecture at the paper's input of 256×256 and MPII's 16 keypoints.
         params: Learned parameters of that network, counted.
         macs: Multiply-adds of one 256×256 image, counted with torch's flop counter (2 FLOPs each).
-        paper_params: Millions, as the paper reports them; None for a model that is not the paper's.
+        paper_params: Millions, as the paper reports them; None where it does not.
         paper_macs: Billions, as the paper reports them; None where it does not.
         paper_pckh: The paper's PCKh@0.5 on MPII, with its own training; None where it does not give one.
     """
@@ -85,16 +79,16 @@ def _entry(
     width: int,
     counted: tuple[int, int],
     paper: tuple[float | None, float | None, str | None],
+    architecture: str = "softgate",
 ) -> tuple[str, ModelEntry]:
-    config = PoseConfig(name=name, num_stacks=num_stacks, width=width)
-    (params, macs), (paper_params, paper_macs, paper_pckh) = counted, paper
-    return name, ModelEntry(config, params, macs, paper_params, paper_macs, paper_pckh)
+    config = PoseConfig(name=name, architecture=architecture, num_stacks=num_stacks, width=width)
+    return name, ModelEntry(config, *counted, paper[0], paper[1], paper[2])
 
 
-# stacks, width, (parameters, MACs) as counted, (million parameters, billion MACs, PCKh) as the paper reports.
-# All but the two at the end are the paper's budgets for its comparison with CU-Net.
+# stacks, width, (parameters, MACs) as counted, (million parameters, billion MACs, PCKh) as the paper reports
 MODELS: Mapping[str, ModelEntry] = dict(
     (
+        # the paper's budgets for its comparison with CU-Net, and its two larger networks
         _entry("sgpose_0m5_1s", 1, 68, (504_338, 768_213_408), (0.5, 0.80, "81.6")),
         _entry("sgpose_1m0_2s", 2, 68, (975_475, 1_278_858_048), (1.0, 1.39, "84.8")),
         _entry("sgpose_1m4_2s", 2, 80, (1_345_432, 1_733_268_480), (1.4, 1.75, "85.7")),
@@ -104,12 +98,19 @@ MODELS: Mapping[str, ModelEntry] = dict(
         _entry("sgpose_3m4_2s", 2, 128, (3_418_720, 4_237_099_008), (3.4, 4.27, "88.0")),
         _entry("sgpose_small_4s", 4, 144, (8_514_568, 9_853_396_992), (8.5, 9.9, "89.5 val, 91.1 test")),
         _entry("sgpose_wide_4s", 4, 256, (26_804_672, 30_570_708_992), (26.0, None, "92.4 test")),
+        # what the paper compares itself with; CU-Net at those of its budgets that its design meets within 5 %
+        _entry("cunet_1m0_2s", 2, 92, (985_780, 1_420_559_488), (1.0, 1.39, None), "cunet"),
+        _entry("cunet_2m9_2s", 2, 156, (2_794_740, 3_808_851_072), (2.9, 3.75, None), "cunet"),
+        _entry("cunet_3m4_2s", 2, 168, (3_236_520, 4_384_547_328), (3.4, 4.27, None), "cunet"),
+        _entry("cunet_4s", 4, 128, (4_126_848, 5_383_127_040), (4.0, 5.17, None), "cunet"),
+        _entry("cunet_8s", 8, 128, (9_698_944, 12_242_649_088), (10.1, 12.7, None), "cunet"),
+        _entry("hourglass_8s", 8, 256, (25_434_112, 27_440_185_344), (25.4, None, None), "hourglass"),
     )
 )
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names in the zoo, smallest model first, that match a wildcard such as ``"sgpose_*_2s"``."""
+    """The names in the zoo that match a wildcard such as ``"sgpose_*_2s"``: ours, smallest first, then others'."""
     return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
@@ -131,22 +132,16 @@ def pretrained_entries(pattern: str = "*") -> list[PretrainedEntry]:
 
 
 def get_entry(name: str) -> ModelEntry:
-    """The entry of a named config.
-
-    Raises:
-        ValueError: If there is none of that name; the message names the closest.
-    """
+    """The entry of a named config."""
     if name not in MODELS:
-        raise ValueError(f"Unknown model {name!r}.{_did_you_mean(name, MODELS)} list_models() shows all {len(MODELS)}.")
+        close = " or ".join(map(repr, difflib.get_close_matches(name, MODELS, n=2, cutoff=0.6)))
+        hint = f" Did you mean {close}?" if close else ""
+        raise ValueError(f"Unknown model {name!r}.{hint} list_models() shows all {len(MODELS)}.")
     return MODELS[name]
 
 
 def get_pretrained(name: str) -> PretrainedEntry:
-    """The published weights ``model`` (its first) or ``model.tag``.
-
-    Raises:
-        ValueError: If the model or the tag is unknown, or nobody has published weights of the model.
-    """
+    """The published weights ``model`` (its first) or ``model.tag``."""
     model, dot, tag = name.partition(".")
     get_entry(model)
     published = [entry for entry in _pretrained().values() if entry.model == model]
@@ -161,16 +156,13 @@ def get_pretrained(name: str) -> PretrainedEntry:
     raise ValueError(f"No weights {name!r}; {model} has {', '.join(repr(entry.name) for entry in published)}.")
 
 
-def read_config(entry: PretrainedEntry) -> PoseConfig | None:  # moves to weights.record
-    from softgate_pose.weights.record import CONFIG_FILE
+# until all callers read these from weights.record
+def __getattr__(name: str) -> object:
+    if name in ("read_config", "read_training"):
+        from softgate_pose.weights import record
 
-    return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
-
-
-def read_training(entry: PretrainedEntry) -> TrainingRecord:  # moves to weights.record
-    from softgate_pose.weights.record import TRAINING_FILE, read_record
-
-    return {} if entry.folder is None else read_record(entry.folder / TRAINING_FILE)
+        return getattr(record, name)
+    raise AttributeError(name)
 
 
 @cache
@@ -181,19 +173,7 @@ def _pretrained() -> Mapping[str, PretrainedEntry]:
     """
     rows = json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))
     entries = [
-        PretrainedEntry(
-            row["model"],
-            row["tag"],
-            row["sha256"],
-            BUNDLED / f"{row['model']}.{row['tag']}" if row.get("bundled") else None,
-            row.get("repo"),
-            row.get("revision"),
-        )
+        PretrainedEntry(folder=BUNDLED / f"{row['model']}.{row['tag']}" if row.pop("bundled", False) else None, **row)
         for row in rows
     ]
     return {entry.name: entry for entry in entries}
-
-
-def _did_you_mean(name: str, names: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

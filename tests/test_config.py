@@ -115,7 +115,7 @@ def test_other_channels_adapt_the_normalisation():
     assert grey.mean == pytest.approx((0.449,), abs=1e-3)
     assert PoseConfig().with_in_chans(5).mean == (0.485, 0.456, 0.406, 0.485, 0.456)
     assert PoseConfig().with_in_chans(3) == PoseConfig()
-    with pytest.raises(ValueError, match="in_chans .*got 0"):
+    with pytest.raises(ValueError, match=r"in_chans .*got 0"):
         PoseConfig().with_in_chans(0)
 
 
@@ -157,7 +157,7 @@ def test_skeletons_by_name_list_and_object():
         with pytest.raises(TypeError, match=r"nose|\[1, 2\]|1"):
             Skeleton("wrong", names, edges)
     for other in (5, {"nose", "tail"}):  # a set has no order
-        with pytest.raises(TypeError, match="(?i)skeleton .*got"):
+        with pytest.raises(TypeError, match=r"(?i)skeleton .*got"):
             get_skeleton(other)
     for count in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match=f"num_keypoints .*got {count}"):
