@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from softgate_pose import zoo
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.softgate import SoftGatePose
-from softgate_pose.model.transfer import adapt_tensors
+from softgate_pose.model.base import PoseModel
+from softgate_pose.model.registry import build
 from softgate_pose.pose.skeleton import SKELETONS, Skeleton, get_skeleton
-from softgate_pose.weights import files as weights
-from softgate_pose.weights.record import TRAINING_FILE, TrainingRecord, read_record
+from softgate_pose.weights import files
+from softgate_pose.weights.record import TRAINING_FILE, TrainingRecord, read_record, read_training
 
 __all__ = ["create_model", "find_training"]
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _HUB, _LOCAL = "hf-hub:", "local-dir:"
 
-_NETWORK = ("num_stacks", "width", "depth", "gate", "merge", "skip", "heatmap")
+_NETWORK = ("architecture", "num_stacks", "width", "depth", "gate", "merge", "skip", "heatmap")
 """Settings that weights are bound to."""
 
 
@@ -40,7 +40,7 @@ def create_model(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     **settings: Any,
-) -> SoftGatePose:
+) -> PoseModel:
     """Build a pose network, in evaluation mode.
 
     The name says which, and whether there are weights to load:
@@ -78,26 +78,24 @@ def create_model(
     """
     if checkpoint is not None and pretrained:
         raise ValueError("Give either pretrained=True or checkpoint=, not both.")
-    allowed = {field.name for field in dataclasses.fields(PoseConfig)} - {"name", "skeleton", "in_chans"}
-    unknown = sorted(set(settings) - allowed)
+    fields = {field.name for field in dataclasses.fields(PoseConfig)}
+    allowed = sorted(fields - {"name", "architecture", "skeleton", "in_chans"})  # the name says them, or an argument
+    unknown = sorted(settings.keys() - {*allowed})
     if unknown:
-        raise TypeError(
-            f"create_model got unknown settings {', '.join(unknown)}; known are {', '.join(sorted(allowed))}."
-        )
+        raise TypeError(f"create_model got unknown settings {', '.join(unknown)}; known are {', '.join(allowed)}.")
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
-    base, found = _find(name, pretrained, checkpoint)
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    config = _resolved(base, found, in_chans, changes)
+    base, weights = _find(name, pretrained, checkpoint)
+    config = _resolve(base, weights, in_chans, settings)
     config = config.replace(skeleton=_skeleton(config.skeleton, num_keypoints, skeleton))
-
-    model = SoftGatePose(config)
-    if found is not None:
-        tensors = weights.read_tensors(found.file)
-        if found.config is not None:
-            tensors, notes = adapt_tensors(tensors, found.config, model)
+    model = build(config)
+    if weights is not None:
+        tensors = files.read_tensors(weights.file)
+        if weights.config is not None:
+            tensors, notes = model.adapt(tensors, weights.config)
             for note in notes:
                 logger.warning("%s: %s.", config.name, note)
-        weights.load_tensors(model, tensors, str(found.file))
+        files.load_tensors(model, tensors, str(weights.file))
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.to(device=device, dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
     return model.eval()
@@ -106,107 +104,96 @@ def create_model(
 def find_training(
     name: str, pretrained: bool | None = None, *, checkpoint: str | os.PathLike[str] | None = None
 ) -> TrainingRecord | None:
-    """How the weights that ``create_model`` would load for these arguments were trained.
+    """How the weights that ``create_model`` would load for these arguments were trained; None if it would load none.
 
-    Returns:
-        Their record; for weights without one, a record that says so. None if
-        these arguments load no weights.
-
-    Raises:
-        FileNotFoundError: If there are no weights in that folder.
-        ValueError: If the name is unknown, or the ``training.json`` beside the weights cannot be used.
+    Of weights without a record, one that says so.
     """
     if pretrained is False and checkpoint is None:
         return None
     if checkpoint is None and name.startswith(_LOCAL):
         checkpoint = name.removeprefix(_LOCAL)
+    record: TrainingRecord = {}
     if checkpoint is not None:
-        file = weights.find_checkpoint(checkpoint).file.parent / TRAINING_FILE
-        known: TrainingRecord = read_record(file) if file.is_file() else {}
-    elif name.startswith(_HUB):
-        known = {}
-    elif pretrained or "." in name:
-        known = zoo.read_training(zoo.get_pretrained(name))
-    else:
-        return None
-    return known or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
+        file = files.find_checkpoint(checkpoint).file.parent / TRAINING_FILE
+        record = read_record(file) if file.is_file() else {}
+    elif not name.startswith(_HUB):
+        if not (pretrained or "." in name):
+            return None
+        record = read_training(zoo.get_pretrained(name))
+    return record or {"data": [f"weights {checkpoint or name}, whose training is not recorded"]}
 
 
 def _find(
     name: str, pretrained: bool | None, checkpoint: str | os.PathLike[str] | None
-) -> tuple[PoseConfig, weights.Checkpoint | None]:
+) -> tuple[PoseConfig, files.Checkpoint | None]:
     """The config that a name stands for, and the weights to load, if any."""
     if not isinstance(name, str):
         raise ValueError(f"A model's name must be a string, got {name!r}. list_models() shows all {len(zoo.MODELS)}.")
-    found = None
+    model_name, dot, _ = name.partition(".")
+    is_zoo = not name.startswith((_HUB, _LOCAL))
+    wants_weights = checkpoint is None and (pretrained if pretrained is not None else bool(dot) or not is_zoo)
+    weights = None
     if name.startswith(_HUB):
         repo, _, revision = name.removeprefix(_HUB).partition("@")
-        if pretrained is False or checkpoint is not None:  # its weights need not be downloaded
-            base = weights.read_hub_config(repo, revision or None)
+        if wants_weights:
+            weights = files.fetch_checkpoint(repo, revision or None)
+            base = _own_config(weights)
         else:
-            found = weights.find_hub(repo, revision or None)
-            base = _own_config(found)
+            base = files.fetch_config(repo, revision or None)
     elif name.startswith(_LOCAL):
-        found = weights.find_checkpoint(name.removeprefix(_LOCAL))
-        base = _own_config(found)
-        if pretrained is False:
-            found = None
+        weights = files.find_checkpoint(name.removeprefix(_LOCAL))
+        base = _own_config(weights)
+    elif model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
+        raise ValueError(
+            f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
+            "hf-hub:OWNER/NAME."
+        )
     else:
-        model_name, dot, _ = name.partition(".")
-        if model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
-            raise ValueError(
-                f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
-                "hf-hub:OWNER/NAME."
-            )
         base = zoo.get_entry(model_name).config
-        use = bool(dot) if pretrained is None else pretrained
-        if dot or use:
-            entry = zoo.get_pretrained(name)
-        if use and checkpoint is None:
-            found = weights.find_published(entry)
+        entry = zoo.get_pretrained(name) if dot or wants_weights else None
+        weights = files.fetch_published(entry) if entry is not None and wants_weights else None
     if checkpoint is not None:
-        found = weights.find_checkpoint(checkpoint)
-        weights.check_shapes_fit_config(found)
-    return base, found
+        weights = files.find_checkpoint(checkpoint)
+        files.check_shapes_fit_config(weights)
+        return base, weights
+    return base, weights if wants_weights else None
 
 
-def _own_config(found: weights.Checkpoint) -> PoseConfig:
-    """The config that weights carry, seen to fit them."""
-    if found.config is None:
-        raise ValueError(f"{found.file} carries no config; name the model and pass checkpoint={str(found.file)!r}.")
-    weights.check_shapes_fit_config(found)
-    return found.config
+def _own_config(weights: files.Checkpoint) -> PoseConfig:
+    """The config that weights carry, which they must fit."""
+    if weights.config is None:
+        raise ValueError(f"{weights.file} carries no config; name the model and pass checkpoint={str(weights.file)!r}.")
+    files.check_shapes_fit_config(weights)
+    return weights.config
 
 
-def _resolved(
-    base: PoseConfig, found: weights.Checkpoint | None, in_chans: int | None, changes: Mapping[str, Any]
+def _resolve(
+    base: PoseConfig, weights: files.Checkpoint | None, in_chans: int | None, settings: dict[str, Any]
 ) -> PoseConfig:
-    """The config to build: what was asked for, or that of the weights, which must be of the network asked for."""
-    asked = _changed(base, in_chans, changes)
-    if found is None or found.config is None:
-        return asked
-    bound = (*_NETWORK, "alpha_init") if found.config.gate == "fixed" else _NETWORK
-    stored = _changed(found.config, in_chans, {key: changes[key] for key in changes if key not in bound})
-    # what the user left open is for the weights to say
-    left_open = {"heatmap", "alpha_init"} - changes.keys()
+    """The config to build: the named one, or that of the weights, which must be of the named network."""
+    named = _change(base, in_chans, settings)
+    if weights is None or weights.config is None:
+        return named
+    bound = (*_NETWORK, "alpha_init") if weights.config.gate == "fixed" else _NETWORK
+    saved = _change(weights.config, in_chans, {key: settings[key] for key in settings if key not in bound})
+    left_open = {"heatmap", "alpha_init"} - settings.keys()  # for the weights to say
     for key in bound:
-        if key not in left_open and getattr(asked, key) != getattr(stored, key):
+        if key not in left_open and getattr(named, key) != getattr(saved, key):
             raise RuntimeError(
-                f"{found.file} does not fit {asked.name}: it was saved from {stored.name}, whose {key} is "
-                f"{getattr(stored, key)!r}, not {getattr(asked, key)!r}. Build that model, or leave out these weights."
+                f"{weights.file} does not fit {named.name}: it was saved from {saved.name}, whose {key} is "
+                f"{getattr(saved, key)!r}, not {getattr(named, key)!r}. Build that model, or leave out these weights."
             )
-    return stored
+    return saved
 
 
-def _changed(config: PoseConfig, in_chans: int | None, changes: Mapping[str, Any]) -> PoseConfig:
+def _change(config: PoseConfig, in_chans: int | None, settings: dict[str, Any]) -> PoseConfig:
     """The config with other channels and settings; its name lists those in which it differs from the named model."""
     if in_chans is not None:
         config = config.with_in_chans(in_chans)
-    differing = [
-        f"{key}={changes[key]!r}" for key in _NETWORK if key in changes and changes[key] != getattr(config, key)
-    ]
-    name = f"{config.name} with {', '.join(differing)}" if differing else config.name
-    return config.replace(name=name, **changes)
+    bound = [key for key in _NETWORK if key in settings and settings[key] != getattr(config, key)]
+    differing = ", ".join(f"{key}={settings[key]!r}" for key in bound)
+    name = f"{config.name} with {differing}" if differing else config.name
+    return config.replace(name=name, **settings)
 
 
 def _skeleton(
@@ -214,14 +201,12 @@ def _skeleton(
 ) -> Skeleton:
     if skeleton is not None:
         wanted = get_skeleton(skeleton)
-        if num_keypoints is not None and num_keypoints != len(wanted):
+        if num_keypoints not in (None, len(wanted)):
             raise ValueError(
                 f"num_keypoints={num_keypoints}, but skeleton {wanted.name!r} has {len(wanted)} keypoints."
             )
         return wanted
-    if num_keypoints is None or num_keypoints == len(present):
+    if num_keypoints in (None, len(present)):
         return present
-    for known in SKELETONS.values():
-        if len(known) == num_keypoints:
-            return known
-    return Skeleton.unnamed(num_keypoints)
+    same_length = (other for other in SKELETONS.values() if len(other) == num_keypoints)
+    return next(same_length, None) or Skeleton.unnamed(num_keypoints)

@@ -42,24 +42,24 @@ def test_a_pinned_revision_in_the_cache_needs_no_request(hub, saved, tiny_model)
 
 def test_missing_things_are_named(hub, saved):
     hub.commit("someone/pickled", {"config.json": saved["config.json"], "pytorch_model.bin": b"\x80\x02"})
-    with pytest.raises(FileNotFoundError, match=r"no model someone/nothing"):
+    with pytest.raises(FileNotFoundError, match=r"someone/nothing"):
         create_model("hf-hub:someone/nothing")
-    with pytest.raises(FileNotFoundError, match=r"no model someone/pickled@0123"):
+    with pytest.raises(FileNotFoundError, match=r"someone/pickled@0123"):
         create_model("hf-hub:someone/pickled@0123456789012345678901234567890123456789")
-    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; .*safetensors alone"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors of someone/pickled .*safetensors"):
         create_model("hf-hub:someone/pickled")
-    with pytest.raises(ValueError, match="owner/name"):
+    with pytest.raises(ValueError, match=r"'some one/too/many'.*owner/name"):
         create_model("hf-hub:some one/too/many")
 
 
 def test_a_damaged_file_is_named(hub, saved):
     hub.commit("someone/torn", {**saved, "model.safetensors": saved["model.safetensors"][:100]})
-    with pytest.raises(ValueError, match="not a valid safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
         create_model("hf-hub:someone/torn")
     hub.commit("someone/html", {**saved, "config.json": b"<html>Sign in</html>"})
-    with pytest.raises(ValueError, match=r"config in .* cannot be used: .*not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json.*JSON"):
         create_model("hf-hub:someone/html")
-    with pytest.raises(ValueError, match=r"config in .* cannot be used: .*not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json.*JSON"):
         create_model("hf-hub:someone/html", pretrained=False)
 
 
@@ -99,7 +99,7 @@ def test_pushing_without_a_connection_says_what_was_not_published(hub, tiny_mode
         raise Refused("Connection refused")
 
     monkeypatch.setattr(HfApi, "create_repo", refuse)
-    with pytest.raises(OSError, match="someone/pushed cannot be published: Refused: Connection refused"):
+    with pytest.raises(OSError, match=r"someone/pushed.*Refused: Connection refused"):
         push_to_hub(tiny_model, "someone/pushed", token="hf_test")
 
 

@@ -12,7 +12,7 @@ from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, 
 from softgate_pose.factory import find_training
 from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.weights.files import find_checkpoint
-from softgate_pose.weights.record import WEIGHTS_FILE
+from softgate_pose.weights.record import WEIGHTS_FILE, read_training
 
 
 @pytest.fixture
@@ -56,14 +56,12 @@ def test_half_precision_halves_the_tensors(tiny_model, tmp_path):
     assert next(model.parameters()).dtype == torch.float32
     images = torch.randn(1, 3, 64, 48)
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(images, all_stacks=True), tiny_model(images, all_stacks=True), atol=1e-2, rtol=0
-        )
+        torch.testing.assert_close(model.outputs(images), tiny_model.outputs(images), atol=1e-2, rtol=0)
 
 
 def test_a_value_too_large_for_half_precision_is_refused(tiny_model, tmp_path):
     tiny_model.stem[1].running_var[2] = 1e6
-    with pytest.raises(ValueError, match=r"stem\.1\.running_var does not fit into torch\.float16"):
+    with pytest.raises(ValueError, match=r"stem\.1\.running_var .*torch\.float16"):
         save_pretrained(tiny_model, tmp_path / "half", dtype=torch.float16)
     assert not (tmp_path / "half").exists()
 
@@ -82,11 +80,9 @@ def test_a_folder_given_as_the_name_of_a_model_without_weights(tiny_config, fold
 
 def test_weights_are_saved_in_floating_point(tiny_model, tmp_path):
     for dtype in (torch.int8, torch.float8_e5m2):
-        with pytest.raises(ValueError, match=rf"saved in .*torch\.float16.*, or with dtype=None; got {dtype}"):
+        with pytest.raises(ValueError, match=rf"torch\.float16.*dtype.*{dtype}"):
             save_pretrained(tiny_model, tmp_path / "model", dtype=dtype)
-    with pytest.raises(
-        ValueError, match=r"stem\.0\.weight is of type torch\.float8_e5m2, which cannot be loaded again"
-    ):
+    with pytest.raises(ValueError, match=r"stem\.0\.weight .*torch\.float8_e5m2"):
         save_pretrained(tiny_model.to(torch.float8_e5m2), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -100,7 +96,7 @@ def test_a_command_whose_name_of_a_file_is_no_text_is_kept(tiny_model, tmp_path)
 
 def test_a_broken_config_beside_the_weights_is_named(folder):
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"The config in .*config\.json cannot be used"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         create_model(f"local-dir:{folder}")
 
 
@@ -110,21 +106,20 @@ TEACHER = {"name": "large", "weights": "1f", "share": 0.5, "data": ["a"], "licen
 @pytest.mark.parametrize(
     ("training", "match"),
     [
-        (
-            {"data": "300 people"},
-            r"training\['data'\] must be a list of strings, one for each data set, got '300 people'",
-        ),
-        ({"data": None}, r"training\['data'\]"),
-        ({"metrics": [1]}, r"training\['metrics'\] must be a list of rows"),
-        ({"licence": {"name": "MIT"}}, r"training\['licence'\] must be a string"),
-        ({"teacher": "large"}, r"training\['teacher'\] must be an object"),
-        ({"teacher": {"name": "large"}}, "an object with name, weights, share, data, licence"),
-        ({"teacher": {**TEACHER, "data": "a"}}, r"training\['teacher'\]\['data'\]"),
-        ({"before": None}, r"training\['before'\] must be a JSON object"),
-        ({"metrics": [{"PCKh": np.float32(1.25)}]}, r"training\['metrics'\] cannot be written as JSON: .*float32"),
-        ({"metrics": [{"PCKh": float("nan")}]}, r"training\['metrics'\] cannot be written as JSON"),
-        ({"license": "MIT"}, r"training\['license'\] is not known; did you mean 'licence'\?"),
-        ({"before": {"before": {"held_out": 4}}}, r"\['before'\]\['before'\]\['held_out'\] must be a string, got 4"),
+        ({"data": "300 people"}, r"data .*'300 people'"),
+        ({"data": None}, r"data .*None"),
+        ({"metrics": [1]}, r"metrics\[0\] .*1"),
+        ({"licence": {"name": "MIT"}}, r"licence .*\{'name': 'MIT'\}"),
+        ({"teacher": "large"}, r"teacher .*'large'"),
+        ({"teacher": {"name": "large"}}, r"teacher\.weights"),
+        ({"teacher": {**TEACHER, "data": "a"}}, r"teacher\.data .*'a'"),
+        ({"before": None}, r"before .*None"),
+        ({"metrics": [{"PCKh": np.float32(1.25)}]}, r"metrics .*JSON.*float32"),
+        ({"metrics": [{"PCKh": float("nan")}]}, r"metrics .*JSON"),
+        ({"license": "MIT"}, r"license .*licence"),
+        ({"before": {"license": "MIT"}}, r"license .*licence"),
+        ({"before": {"before": {"held_out": 4}}}, r"before\.before\.held_out .*4"),
+        (["data"], r"training .*\['data'\]"),
     ],
 )
 def test_what_is_said_of_the_training_is_checked(training, match, tiny_model, tmp_path):
@@ -146,17 +141,14 @@ def test_device_dtype_and_layout():
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("sgpose_smal_4s", r"Unknown model 'sgpose_smal_4s'\. Did you mean 'sgpose_small_4s'.*shows all 9"),
-        ("resnet50", r"Unknown model 'resnet50'\. list_models\(\)"),
-        ("", "Unknown model ''"),
-        (
-            "./runs/v1.2/model",
-            r"'./runs/v1\.2/model' is no model's name\. .* are local-dir:\./runs/v1\.2/model; a repos",
-        ),
-        ("owner/repo", "hf-hub:OWNER/NAME"),
-        ("pyproject.toml", "local-dir:pyproject.toml"),
-        (None, "must be a string"),
-        ("sgpose_0m5_1s.nobody", r"No weights 'sgpose_0m5_1s\.nobody'; sgpose_0m5_1s has 'sgpose_0m5_1s\.|No weights"),
+        ("sgpose_smal_4s", r"'sgpose_smal_4s'.*'sgpose_small_4s'.*list_models\(\)"),
+        ("resnet50", r"'resnet50'.*list_models\(\)"),
+        ("", r"''.*list_models\(\)"),
+        ("./runs/v1.2/model", r"'\./runs/v1\.2/model'.*local-dir:\./runs/v1\.2/model"),
+        ("owner/repo", r"'owner/repo'.*hf-hub:"),
+        ("pyproject.toml", r"local-dir:pyproject\.toml"),
+        (None, "name.*None"),
+        ("sgpose_0m5_1s.nobody", r"'sgpose_0m5_1s\.nobody'.*'sgpose_0m5_1s\.sports'"),
     ],
 )
 def test_unknown_names(name, match):
@@ -165,20 +157,19 @@ def test_unknown_names(name, match):
 
 
 def test_unknown_settings():
-    with pytest.raises(TypeError, match=r"unknown settings widht; known are .*width"):
+    with pytest.raises(TypeError, match=r"widht.*width"):
         create_model("sgpose_0m5_1s", widht=32)
 
 
 def test_weights_that_nobody_published_are_an_error_that_lists_those_that_exist(unpublished):
-    match = f"No weights of '{unpublished}' are published yet. Weights exist for: "
-    with pytest.raises(ValueError, match=match) as caught:
+    with pytest.raises(ValueError, match=unpublished) as caught:
         create_model(unpublished, pretrained=True)
     for existing in list_pretrained():
         assert existing in str(caught.value)
 
 
 def test_pretrained_and_checkpoint_exclude_each_other(folder):
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match=r"pretrained.*checkpoint"):
         create_model("sgpose_0m5_1s", pretrained=True, checkpoint=folder)
 
 
@@ -199,13 +190,13 @@ def test_a_lone_file_carries_its_config(tiny_model, folder, tmp_path):
 
 
 def test_a_checkpoint_of_another_network_is_named(folder):
-    with pytest.raises(RuntimeError, match=r"does not fit sgpose_0m5_1s: .* tiny, whose num_stacks is 2, not 1"):
+    with pytest.raises(RuntimeError, match=r"sgpose_0m5_1s.*tiny.*num_stacks.*2.*1"):
         create_model("sgpose_0m5_1s", checkpoint=folder)
-    with pytest.raises(RuntimeError, match=r"with num_stacks=2, .*whose gate is 'channel', not 'scalar'"):
+    with pytest.raises(RuntimeError, match=r"num_stacks=2.*gate.*'channel'.*'scalar'"):
         create_model("sgpose_0m5_1s", checkpoint=folder, gate="scalar", **SETTINGS)
-    with pytest.raises(RuntimeError, match="whose width is 8, not 12"):
+    with pytest.raises(RuntimeError, match=r"width.*8.*12"):
         create_model(f"local-dir:{folder}", width=12)
-    with pytest.raises(RuntimeError, match="whose heatmap is 'softmax', not 'gaussian'"):
+    with pytest.raises(RuntimeError, match=r"heatmap.*'softmax'.*'gaussian'"):
         create_model(f"local-dir:{folder}", heatmap="gaussian")
 
 
@@ -217,7 +208,7 @@ def test_weights_say_what_their_heatmaps_are(tiny_config, tmp_path):
 
 def test_a_training_state_is_not_a_model(tiny_model, tmp_path):
     save_file({"model.x": torch.zeros(1)}, tmp_path / "last.safetensors", metadata={"epoch": "1", "run": "[]"})
-    with pytest.raises(ValueError, match=r"state of a training run, not a model; use the folder .*model"):
+    with pytest.raises(ValueError, match=r"last\.safetensors.*training run.*model"):
         create_model("sgpose_0m5_1s", checkpoint=tmp_path / "last.safetensors")
 
 
@@ -228,9 +219,9 @@ def test_a_file_without_config_must_fit_and_says_how(tiny_model, tmp_path):
         create_model("sgpose_0m5_1s", checkpoint=bare, **SETTINGS)
     message = str(caught.value)
     assert "best.safetensors does not fit sgpose_0m5_1s with num_stacks=2" in message
-    assert "5 tensors of another shape" in message
+    assert "5 tensors" in message
     assert "heads.0.bias: file (14,), model (16,)" in message or "heads.0.weight: file (14, 8, 1, 1)" in message
-    assert "Build the model with num_keypoints=14." in message
+    assert "num_keypoints=14." in message
     model = create_model("sgpose_0m5_1s", checkpoint=bare, num_keypoints=14, **SETTINGS)
     assert torch.equal(model.heads[1].weight, tiny_model.heads[1].weight)
 
@@ -240,13 +231,13 @@ def test_broken_weights_are_named(tiny_model, tmp_path, change):
     tensors = dict(tiny_model.state_dict())
     if change == "missing":
         del tensors["necks.0.0.weight"]
-        match = r"1 tensor missing in the file \(necks\.0\.0\.weight\)"
+        match = r"1 tensor .*missing.*\(necks\.0\.0\.weight\)"
     elif change == "unknown":
         tensors["extra"] = torch.zeros(2)
-        match = r"1 tensor that the model does not have \(extra\)"
+        match = r"1 tensor .*\(extra\)"
     else:
         tensors["heads.0.bias"] = torch.tensor([0.0] * 13 + [torch.nan])
-        match = r"damaged: NaN or infinity in 1 tensor \(heads\.0\.bias\)"
+        match = r"1 tensor .*NaN.*\(heads\.0\.bias\)"
     save_file(tensors, tmp_path / "w.safetensors", metadata={"config": json.dumps(tiny_model.config.to_dict())})
     with pytest.raises(RuntimeError, match=match):
         create_model("sgpose_0m5_1s", checkpoint=tmp_path / "w.safetensors", **SETTINGS)
@@ -262,7 +253,7 @@ def test_a_pickle_is_refused_unopened(tmp_path, name):
         file = tmp_path / str(number) / name
         file.parent.mkdir()
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is a pickle.*can run any code.*safetensors only"):
+        with pytest.raises(ValueError, match=r"pickle.*safetensors"):
             create_model("sgpose_0m5_1s", checkpoint=file)
 
 
@@ -275,7 +266,7 @@ def _torch_save(tmp_path):
 def test_files_that_are_not_safetensors(tmp_path, content):
     file = tmp_path / "w.safetensors"
     file.write_bytes(content)
-    with pytest.raises((ValueError, RuntimeError), match=r"not a valid safetensors file|does not fit"):
+    with pytest.raises((ValueError, RuntimeError), match=r"w\.safetensors"):
         create_model("sgpose_0m5_1s", checkpoint=file)
 
 
@@ -283,12 +274,12 @@ def test_files_that_are_not_safetensors(tmp_path, content):
 def test_a_truncated_file(folder, keep):
     file = folder / WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="not a valid safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
         find_checkpoint(folder)
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         create_model("sgpose_0m5_1s", checkpoint=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         create_model(f"local-dir:{tmp_path}")
@@ -296,7 +287,7 @@ def test_missing_files(tmp_path):
 
 def test_a_bare_file_needs_the_models_name(tiny_model, tmp_path):
     save_file(tiny_model.state_dict(), tmp_path / WEIGHTS_FILE)
-    with pytest.raises(ValueError, match=r"carries no config; name the model"):
+    with pytest.raises(ValueError, match=r"model\.safetensors.*config.*checkpoint="):
         create_model(f"local-dir:{tmp_path}")
 
 
@@ -325,7 +316,7 @@ def test_kept_keypoints_stay_where_they_were(skeleton, tiny_model, folder):
     model = create_model(f"local-dir:{folder}", skeleton=skeleton)
     kept = [name for name in model.config.skeleton.keypoints if name in LSP.keypoints]
     with torch.no_grad():
-        for found, known in zip(model(images, all_stacks=True), tiny_model(images, all_stacks=True), strict=True):
+        for found, known in zip(model.outputs(images), tiny_model.outputs(images), strict=True):
             assert known.std() > 0.01
             torch.testing.assert_close(
                 found[:, model.config.skeleton.indices(kept)], known[:, LSP.indices(kept)], rtol=1e-4, atol=1e-5
@@ -354,7 +345,7 @@ def test_the_folder_of_a_run_says_where_its_model_is(folder):
     run = folder.rename(folder.parent / "run-model")
     (folder.parent / "run").mkdir()
     run.rename(folder.parent / "run" / "model")
-    with pytest.raises(FileNotFoundError, match=r"run has no model\.safetensors\. Did you mean .*model\?"):
+    with pytest.raises(FileNotFoundError, match=r"run .*model\.safetensors.*run/model"):
         create_model(f"local-dir:{folder.parent / 'run'}")
 
 
@@ -363,7 +354,7 @@ def test_a_kept_keypoint_is_predicted_as_before(tiny_model, folder):
     model = create_model(f"local-dir:{folder}", skeleton=["left_knee", "tail", "neck"])
     images = torch.randn(2, 3, 64, 48)
     with torch.no_grad():
-        new, old = model(images, all_stacks=True)[0], tiny_model(images, all_stacks=True)[0]
+        new, old = model.outputs(images)[0], tiny_model.outputs(images)[0]
     torch.testing.assert_close(new[:, 0], old[:, LSP.keypoints.index("left_knee")])
     torch.testing.assert_close(new[:, 2], old[:, LSP.keypoints.index("neck")])
 
@@ -388,7 +379,7 @@ def test_another_number_of_keypoints_makes_all_heads_new(folder, caplog):
     assert model.config.skeleton.keypoints[0] == "keypoint_0"
     assert "heads kept for 0 of 5 keypoints; new and untrained: keypoint_0" in caplog.text
     assert create_model(f"local-dir:{folder}", num_keypoints=14).config.skeleton == LSP
-    with pytest.raises(ValueError, match="num_keypoints=5, but skeleton 'mpii' has 16"):
+    with pytest.raises(ValueError, match=r"num_keypoints=5.*'mpii'.*16"):
         create_model("sgpose_0m5_1s", num_keypoints=5, skeleton=MPII)
 
 
@@ -432,7 +423,7 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
     model = create_model(name)
     assert isinstance(model, SoftGatePose)
     assert model.config.name == entry.model
-    card = zoo.read_training(entry)
+    card = read_training(entry)
     assert card["licence"]
     assert card["data"]
     assert card["command"]
@@ -443,7 +434,7 @@ def test_published_weights_load_offline_and_are_what_they_say(name):
 
 def test_find_training(tmp_path, tiny_model, unpublished):
     bundled = zoo.get_pretrained("sgpose_0m5_1s")
-    known = zoo.read_training(bundled)
+    known = read_training(bundled)
     assert find_training("sgpose_0m5_1s", True) == find_training(bundled.name) == known
     for without in (find_training("sgpose_0m5_1s"), find_training(bundled.name, False), find_training(unpublished)):
         assert without is None
@@ -456,7 +447,7 @@ def test_find_training(tmp_path, tiny_model, unpublished):
     assert find_training(unpublished, checkpoint=silent / "model.safetensors") == {
         "data": [f"weights {silent / 'model.safetensors'}, whose training is not recorded"]
     }
-    with pytest.raises(FileNotFoundError, match="No weights"):
+    with pytest.raises(FileNotFoundError, match="absent"):
         find_training(f"local-dir:{tmp_path / 'absent'}")
 
 
@@ -464,13 +455,13 @@ def test_a_fixed_gate_is_for_the_weights_to_say(tmp_path, tiny_config):
     fixed = SoftGatePose(tiny_config.replace(gate="fixed", alpha_init=0.5))
     folder = save_pretrained(fixed, tmp_path / "fixed")
     assert create_model(f"local-dir:{folder}").config.alpha_init == 0.5
-    with pytest.raises(RuntimeError, match=r"whose alpha_init is 0\.5, not 0\.3"):
+    with pytest.raises(RuntimeError, match=r"alpha_init.*0\.5.*0\.3"):
         create_model(f"local-dir:{folder}", alpha_init=0.3)
 
 
 def test_weights_that_diverged_are_not_saved(tmp_path, tiny_model):
     with torch.no_grad():
         tiny_model.stem[0].weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"stem\.0\.weight holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"stem\.0\.weight.*NaN"):
         save_pretrained(tiny_model, tmp_path / "nan")
     assert not (tmp_path / "nan").exists()

@@ -23,9 +23,6 @@ def to_key_points(poses: Poses, *, min_score: float = MIN_SCORE) -> supervision.
     Args:
         poses: From ``predict``.
         min_score: Keypoints with a lower score are not ``visible``; annotators leave them out.
-
-    Raises:
-        ImportError: If supervision is not installed.
     """
     try:
         import numpy as np

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from softgate_pose.config import PoseConfig
-from softgate_pose.model.softgate import SoftGatePose
-from softgate_pose.weights import hub
+from softgate_pose.model.base import PoseModel
+from softgate_pose.model.registry import NETWORKS, build
 from softgate_pose.weights.card import model_card
+from softgate_pose.weights.hub import fetch_files, upload
 from softgate_pose.weights.record import (
     CARD_FILE,
     CONFIG_FILE,
@@ -33,13 +34,13 @@ from softgate_pose.zoo import PretrainedEntry
 __all__ = [
     "Checkpoint",
     "check_shapes_fit_config",
+    "fetch_checkpoint",
+    "fetch_config",
+    "fetch_published",
     "file_digest",
     "find_checkpoint",
-    "find_hub",
-    "find_published",
     "load_tensors",
     "push_to_hub",
-    "read_hub_config",
     "read_tensors",
     "save_pretrained",
     "weights_digest",
@@ -48,8 +49,8 @@ __all__ = [
 T = TypeVar("T")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
 _PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar")
+_PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,7 @@ class Checkpoint:
 def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Weights from a ``.safetensors`` file, or a folder that ``save_pretrained`` wrote.
 
-    The config is that of the ``config.json`` beside ``model.safetensors``, else the one that the file
-    itself carries.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or the folder lacks one.
-        ValueError: If it is a pickle, which could run any code when loaded, or its config is broken.
+    The config is that of the ``config.json`` beside ``model.safetensors``, else the one that the file itself carries.
     """
     path = Path(path)
     if not path.exists():
@@ -87,105 +83,79 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(file, _parse_config(metadata["config"], file) if "config" in metadata else None)
 
 
-def find_published(entry: PretrainedEntry) -> Checkpoint:
-    """Published weights, from the package or the Hub, checked against their sha256.
+def fetch_published(entry: PretrainedEntry) -> Checkpoint:
+    """Published weights, from the package or the Hub, checked against their sha256."""
 
-    Files of the Hub's cache that are damaged are downloaded once more.
-
-    Raises:
-        OSError: If they have to be downloaded and cannot be.
-        RuntimeError: If the file is not the one that was published.
-    """
-
-    def read(folder: Path, remedy: str = "Delete it and try again.") -> Checkpoint:
-        found = find_checkpoint(folder)
-        digest = file_digest(found.file)
+    def read(folder: Path) -> Checkpoint:
+        checkpoint = find_checkpoint(folder)
+        digest = file_digest(checkpoint.file)
         if digest != entry.sha256:
+            remedy = "Reinstall softgate-pose." if entry.folder else "Delete it and try again."
             raise RuntimeError(
-                f"{found.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. {remedy}"
+                f"{checkpoint.file} is not the published {entry.name}: sha256 {digest}, expected {entry.sha256}. "
+                f"{remedy}"
             )
-        return found
+        return checkpoint
 
     if entry.folder is not None:
-        return read(entry.folder, "Reinstall softgate-pose.")
+        return read(entry.folder)
     assert entry.repo is not None
-    return _from_hub(entry.repo, entry.revision, (CONFIG_FILE, WEIGHTS_FILE), read)
+    return _fetch(entry.repo, entry.revision, (CONFIG_FILE, WEIGHTS_FILE), read)
 
 
-def find_hub(repo: str, revision: str | None = None) -> Checkpoint:
-    """Weights from the Hugging Face Hub, through its cache.
-
-    With a full commit hash as ``revision`` a cached file needs no request. Nothing but data is
-    fetched: ``config.json`` and ``model.safetensors``. Files that cannot be read are downloaded once
-    more, since the cache would keep them for ever.
-
-    Raises:
-        FileNotFoundError: If the repository, the revision or one of the two files does not exist.
-        OSError: If they cannot be downloaded and the cache has no copy; ``PermissionError`` if the Hub
-            refuses them.
-        ValueError: If the repository's name is malformed, or what came is not safetensors.
-    """
-    return _from_hub(repo, revision, (CONFIG_FILE, WEIGHTS_FILE), find_checkpoint)
+def fetch_checkpoint(repo: str, revision: str | None = None) -> Checkpoint:
+    """Weights from the Hugging Face Hub, through its cache: ``config.json`` and ``model.safetensors`` alone."""
+    return _fetch(repo, revision, (CONFIG_FILE, WEIGHTS_FILE), find_checkpoint)
 
 
-def read_hub_config(repo: str, revision: str | None = None) -> PoseConfig:
-    """The config of weights on the Hugging Face Hub, without the weights.
-
-    Raises:
-        FileNotFoundError: If the repository, the revision or its ``config.json`` does not exist.
-        OSError: If it cannot be downloaded and the cache has no copy; ``PermissionError`` if the Hub
-            refuses it.
-        ValueError: If the repository's name is malformed, or the config is broken.
-    """
+def fetch_config(repo: str, revision: str | None = None) -> PoseConfig:
+    """The config of weights on the Hugging Face Hub, without the weights."""
 
     def read(folder: Path) -> PoseConfig:
-        file = folder / CONFIG_FILE
-        return _parse_config(file.read_bytes(), file)
+        return _parse_config((folder / CONFIG_FILE).read_bytes(), folder / CONFIG_FILE)
 
-    return _from_hub(repo, revision, (CONFIG_FILE,), read)
+    return _fetch(repo, revision, (CONFIG_FILE,), read)
 
 
-def _from_hub(repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T]) -> T:
-    """What ``read`` makes of the folder of these files, which are downloaded once more if it cannot use them."""
-    folder = hub.download(repo, revision, names)
+def _fetch(repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T]) -> T:
+    """What ``read`` makes of the folder of these files.
+
+    If it cannot use them, they are downloaded once more: the cache would keep damaged ones for ever.
+    """
+    folder = fetch_files(repo, revision, names)
     try:
         return read(folder)
     except (RuntimeError, ValueError) as error:
         try:
-            folder = hub.download(repo, revision, names, force=True)
+            folder = fetch_files(repo, revision, names, force=True)
         except OSError as again:
             raise type(error)(f"{error} {again}") from again
     return read(folder)
 
 
 def _parse_config(text: str | bytes, file: Path) -> PoseConfig:
-    """The config in the JSON that a file holds."""
     try:
         return PoseConfig.from_json(text)
     except ValueError as error:
         raise ValueError(f"The config in {file} cannot be used: {error}") from None
 
 
-def check_shapes_fit_config(found: Checkpoint) -> None:
+def check_shapes_fit_config(checkpoint: Checkpoint) -> None:
     """Raise ``RuntimeError`` unless a file holds exactly the tensors of its own config.
 
     Only its header is read, so that a wrong config costs no memory.
     """
-    if found.config is None:
+    if checkpoint.config is None:
         return
-    with safe_open(found.file, framework="pt") as stored:
+    with safe_open(checkpoint.file, framework="pt") as stored:
         shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
     with torch.device("meta"):
-        planned = SoftGatePose(found.config)
-    _check_shapes(planned, shapes, str(found.file))
+        planned = build(checkpoint.config)
+    _check_shapes(planned, shapes, str(checkpoint.file))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
-
-    Raises:
-        ValueError: If the file is a pickle, not valid safetensors, or has a type that PyTorch lacks.
-    """
+    """All tensors of a safetensors file, on the CPU."""
     _read_header(file)
     try:
         with safe_open(file, framework="pt") as stored:
@@ -194,17 +164,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} holds a tensor that cannot be read: {error}") from None
 
 
-def load_tensors(model: SoftGatePose, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a model; every one must fit.
-
-    Args:
-        model: Changed in place; its dtype and device stay.
-        tensors: As ``read_tensors`` gives them.
-        source: Where they come from, for the message.
-
-    Raises:
-        RuntimeError: If tensors are missing, unknown, of another shape or kind, or hold NaN or infinity.
-    """
+def load_tensors(model: PoseModel, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a model, whose dtype and device stay; every one must fit, and be finite."""
     _check_shapes(model, {key: tuple(value.shape) for key, value in tensors.items()}, source)
     for key, value in model.state_dict().items():
         kinds = _FLOATS if value.is_floating_point() else (value.dtype,)
@@ -215,12 +176,12 @@ def load_tensors(model: SoftGatePose, tensors: Mapping[str, Tensor], source: str
             )
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise RuntimeError(f"{source} is damaged: NaN or infinity in {_count(broken)} ({_some(broken)}).")
+        raise RuntimeError(f"{source} is damaged: {_count(broken, 'with NaN or infinity')}.")
     model.load_state_dict(dict(tensors))
 
 
 def save_pretrained(
-    model: SoftGatePose,
+    model: PoseModel,
     folder: str | os.PathLike[str],
     *,
     training: TrainingRecord | None = None,
@@ -243,58 +204,18 @@ def save_pretrained(
         ValueError: If a value is not finite or too large for ``dtype``, if ``dtype`` is none of float16, bfloat16,
             float32 and float64, or if ``training`` holds values of other kinds.
     """
-    return _save(model, Path(folder), training, dtype, "local-dir:FOLDER")
-
-
-def _save(
-    model: SoftGatePose, folder: Path, training: TrainingRecord | None, dtype: torch.dtype | None, source: str
-) -> Path:
-    if not isinstance(model, SoftGatePose):
-        raise TypeError(
-            f"save_pretrained takes the model that create_model built, got {type(model).__name__}; save that model "
-            "before changing its form."
-        )
-    if dtype not in (None, *_FLOATS):
-        raise ValueError(f"Weights are saved in {', '.join(map(str, _FLOATS))}, or with dtype=None; got {dtype}.")
-    check_training(training or {}, "training")
-    tensors = {}
-    for key, value in model.state_dict().items():
-        kept = value.detach().cpu().contiguous()
-        if kept.is_floating_point() and kept.dtype not in _FLOATS:
-            raise ValueError(f"{key} is of type {kept.dtype}, which cannot be loaded again; convert the model first.")
-        if not bool(torch.isfinite(kept).all()):
-            raise ValueError(f"{key} holds NaN or infinity; what has diverged cannot be loaded again.")
-        if dtype is not None and kept.is_floating_point():
-            kept = kept.to(dtype)
-            if not bool(torch.isfinite(kept).all()):
-                raise ValueError(f"{key} does not fit into {dtype}; save with dtype=None.")
-        tensors[key] = kept
+    files, folder = _files_to_save(model, training, dtype, "local-dir:FOLDER"), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-        part = Path(scratch)
-        metadata = {"config": json.dumps(model.config.to_dict())}  # alone, as several are written in any order
-        content = safetensors.torch.save(tensors, metadata=metadata)
-        text = model_card(model.config, training or {}, source, hashlib.sha256(content).hexdigest())
-        (part / WEIGHTS_FILE).write_bytes(content)
-        (part / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
-        # a command may name a file whose name is no text
-        (part / CARD_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-        (part / TRAINING_FILE).write_text(json.dumps(training or {}, indent=2) + "\n", encoding="utf-8")
-        for file in sorted(part.iterdir()):
-            os.replace(file, folder / file.name)
+        for name, content in files.items():
+            (Path(scratch) / name).write_bytes(content)
+        for name in files:
+            os.replace(Path(scratch) / name, folder / name)
     return folder
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of the names and float32 values of a model's tensors, the same whichever file they came from."""
-    digest = hashlib.sha256()
-    for name, values in model.state_dict().items():
-        digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def push_to_hub(
-    model: SoftGatePose,
+    model: PoseModel,
     repo: str,
     *,
     training: TrainingRecord | None = None,
@@ -320,18 +241,56 @@ def push_to_hub(
     Raises:
         OSError: If it cannot be uploaded, as without a token that may write there.
         TypeError: As ``save_pretrained``.
-        ValueError: As ``save_pretrained``.
+        ValueError: As ``save_pretrained``, or if the repository's name is malformed.
     """
-    from huggingface_hub import HfApi
+    files = _files_to_save(model, training, dtype, f"hf-hub:{repo}")
+    return upload(repo, files, commit_message, private=private, token=token)[0]
 
-    api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as scratch:
-        _save(model, Path(scratch), training, dtype, f"hf-hub:{repo}")
-        with hub.explained_upload(repo, clear=(OSError, ValueError)):  # no token, no such owner, no repository's name
-            api.create_repo(repo, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo, folder_path=scratch, commit_message=commit_message)
-    oid: str = commit.oid
-    return oid
+
+def _files_to_save(
+    model: PoseModel, training: TrainingRecord | None, dtype: torch.dtype | None, source: str
+) -> dict[str, bytes]:
+    """Name to content; ``source`` is the name by which the card loads the model."""
+    if type(model) not in NETWORKS.values():
+        raise TypeError(
+            f"save_pretrained takes the model that create_model built, got {type(model).__name__}; save that model "
+            "before changing its form."
+        )
+    if dtype not in (None, *_FLOATS):
+        raise ValueError(f"Weights are saved in {', '.join(map(str, _FLOATS))}, or with dtype=None; got {dtype}.")
+    training = check_training(training or {}, "training")
+    tensors = {}
+    for key, value in model.state_dict().items():
+        is_float = value.is_floating_point()
+        if is_float and value.dtype not in _FLOATS:
+            raise ValueError(f"{key} is of type {value.dtype}, which cannot be loaded again; convert the model first.")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{key} holds NaN or infinity; what has diverged cannot be loaded again.")
+        tensors[key] = value.detach().to("cpu", dtype if is_float else None).contiguous()
+        if not bool(torch.isfinite(tensors[key]).all()):
+            raise ValueError(f"{key} does not fit into {dtype}; save with dtype=None.")
+    metadata = {"config": json.dumps(model.config.to_dict())}  # alone, as several are written in any order
+    content = safetensors.torch.save(tensors, metadata=metadata)
+    card = model_card(model.config, training, source, hashlib.sha256(content).hexdigest())
+    return {
+        WEIGHTS_FILE: content,
+        CONFIG_FILE: model.config.to_json().encode(),
+        CARD_FILE: card.encode(errors="backslashreplace"),  # a command may name a file whose name is no text
+        TRAINING_FILE: (json.dumps(training, indent=2) + "\n").encode(),
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names and float32 values of a model's tensors, the same whichever file they came from."""
+    digest = hashlib.sha256()
+    for name, values in model.state_dict().items():
+        digest.update(name.encode() + values.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _read_header(file: Path) -> dict[str, str]:
@@ -343,7 +302,7 @@ def _read_header(file: Path) -> dict[str, str]:
         problem = str(error)
     with file.open("rb") as stream:
         start = stream.read(2)
-    if file.suffix.lower() in _PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    if file.suffix.lower() in _PICKLES or start in _PICKLE_STARTS:
         raise ValueError(
             f"{file} is a pickle (or is named like one), which can run any code when it is loaded; softgate_pose "
             "reads safetensors only. If you trust the file, convert it: load it with torch.load(..., "
@@ -352,49 +311,32 @@ def _read_header(file: Path) -> dict[str, str]:
     raise ValueError(f"{file} is not a valid safetensors file: {problem}")
 
 
-def _check_shapes(model: SoftGatePose, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+def _check_shapes(model: PoseModel, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raise ``RuntimeError`` unless tensors of these shapes are a model's."""
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    missing = [key for key in own if key not in shapes]
-    unknown = [key for key in shapes if key not in own]
-    misfits = [key for key in own if key in shapes and own[key] != shapes[key]]
-    if missing or unknown or misfits:
-        problems = []
-        if misfits:
-            first = misfits[0]
-            problems.append(f"{_count(misfits)} of another shape ({first}: file {shapes[first]}, model {own[first]})")
-        if missing:
-            problems.append(f"{_count(missing)} missing in the file ({_some(missing)})")
-        if unknown:
-            problems.append(f"{_count(unknown)} that the model does not have ({_some(unknown)})")
-        raise RuntimeError(
-            f"{source} does not fit {model.config.name}: {'; '.join(problems)}. {_remedy(model, shapes)}"
-        )
+    problems = []
+    if misfits := [key for key in own if shapes.get(key, own[key]) != own[key]]:
+        first = misfits[0]
+        problems.append(_count(misfits, "of another shape", f"{first}: file {shapes[first]}, model {own[first]}"))
+    if missing := [key for key in own if key not in shapes]:
+        problems.append(_count(missing, "missing in the file"))
+    if unknown := [key for key in shapes if key not in own]:
+        problems.append(_count(unknown, "that the model does not have"))
+    if problems:
+        raise RuntimeError(f"{source} does not fit {model.config.name}: {'; '.join(problems)}. {_remedy(own, shapes)}")
 
 
-def _remedy(model: SoftGatePose, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    head, stem = shapes.get("heads.0.weight", ()), shapes.get("stem.0.weight", ())
+def _remedy(own: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """How to build a model that tensors of these shapes fit, where its first and last convolution tell."""
     changes = []
-    if len(stem) == 4:
-        if stem[0] != model.config.width:
-            return f"The file is of a network of width {stem[0]}: build that one."
-        if stem[1] != model.config.in_chans:
-            changes.append(f"in_chans={stem[1]}")
-    if len(head) == 4 and head[0] != model.config.num_keypoints:
-        changes.append(f"num_keypoints={head[0]}")
-    if changes:
-        return f"Build the model with {', '.join(changes)}."
-    return "The file is of another architecture: build the model with the settings it was trained with."
+    if own.keys() == shapes.keys():
+        stem, head = "stem.0.weight", "heads.0.weight"
+        for setting, key, axis in (("width", stem, 0), ("in_chans", stem, 1), ("num_keypoints", head, 0)):
+            if len(own.get(key, ())) == len(shapes.get(key, ())) == 4 and own[key][axis] != shapes[key][axis]:
+                changes.append(f"{setting}={shapes[key][axis]}")
+    return f"Build the model with {', '.join(changes) or 'the settings it was trained with'}."
 
 
-def file_digest(file: Path) -> str:
-    """The SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _count(keys: list[str]) -> str:
-    return f"{len(keys)} tensor{'' if len(keys) == 1 else 's'}"
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def _count(keys: list[str], what: str, detail: str = "") -> str:
+    detail = detail or ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} tensor{'' if len(keys) == 1 else 's'} {what} ({detail})"
