@@ -32,14 +32,16 @@ from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import decode_heatmaps, render_heatmaps
 from softgate_pose.prediction.predict import predict_people
 from softgate_pose.training import crops as crops_module
-from softgate_pose.training import loop, watch
+from softgate_pose.training import log as log_module
+from softgate_pose.training import loop
 from softgate_pose.training import run as training_run
 from softgate_pose.training.augment import Augmentation
 from softgate_pose.training.checkpoint import LAST, PREVIOUS
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.optim import make_accelerator, make_optimizer
 from softgate_pose.training.recipe import PRESETS, Preset, Recipe, get_preset
-from softgate_pose.training.run import train_and_save
+from softgate_pose.training.run import train
+from softgate_pose.training.task import KeypointTask
 from softgate_pose.training.teacher import Teacher
 
 SCRIPT = Path(__file__).parent / "train_made.py"
@@ -72,7 +74,7 @@ def test_training_learns(tmp_path):
     people = dotted_people(tmp_path, 8)
     recipe = Recipe(epochs=30, batch_size=8, learning_rate=1e-2, ema_decay=0.8)
     torch.manual_seed(0)
-    model = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "run", engine=Engine(progress=False))
+    model = fit(KeypointTask(SoftGatePose(CONFIG), people), recipe, tmp_path / "run", engine=Engine(progress=False))
     error = torch.linalg.vector_norm(predict_people(model, people).keypoints - people.keypoints, dim=-1)
     assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15
 
@@ -91,11 +93,11 @@ def test_a_teacher_teaches_people_whom_nobody_labelled(tmp_path):
     recipe = Recipe(epochs=30, batch_size=8, learning_rate=1e-2, ema_decay=0.8)
     engine = Engine(progress=False)
     torch.manual_seed(0)
-    teacher = fit(SoftGatePose(CONFIG), people, recipe, tmp_path / "teacher", engine=engine)
+    teacher = fit(KeypointTask(SoftGatePose(CONFIG), people), recipe, tmp_path / "teacher", engine=engine)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     unlabelled = dataclasses.replace(people, labelled=torch.zeros_like(people.labelled))
     torch.manual_seed(1)
-    pupil = fit(SoftGatePose(CONFIG), unlabelled, recipe, tmp_path / "pupil", teacher=Teacher(teacher), engine=engine)
+    pupil = fit(KeypointTask(SoftGatePose(CONFIG), unlabelled, teacher=Teacher(teacher)), recipe, tmp_path / "pupil", engine=engine)
     error = torch.linalg.vector_norm(predict_people(pupil, people).keypoints - people.keypoints, dim=-1)
     assert error[:, 2:].median() < 4  # of 60 pixels; untrained it is above 15
     assert same(teacher.state_dict(), before)
@@ -231,7 +233,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(lsp_folde
 
 def test_a_run_stopped_within_an_epoch_logs_the_whole_of_it(people, tmp_path, monkeypatch):
     whole = trained(people, tmp_path / "whole")
-    learn, calls = loop._Trainer._learn, []
+    learn, calls = loop._Run._learn, []
 
     def stopped(self, *inputs):
         calls.append(1)
@@ -239,11 +241,11 @@ def test_a_run_stopped_within_an_epoch_logs_the_whole_of_it(people, tmp_path, mo
             raise KeyboardInterrupt
         return learn(self, *inputs)
 
-    monkeypatch.setattr(loop._Trainer, "_learn", stopped)
+    monkeypatch.setattr(loop._Run, "_learn", stopped)
     with pytest.raises(KeyboardInterrupt):
         trained(people, tmp_path / "parts", engine=Engine(progress=False, save_minutes=0))
     assert len(log_of(tmp_path / "parts")) == 1
-    monkeypatch.setattr(loop._Trainer, "_learn", learn)
+    monkeypatch.setattr(loop._Run, "_learn", learn)
     assert same(trained(people, tmp_path / "parts"), whole)
     for row, expected in zip(log_of(tmp_path / "parts"), log_of(tmp_path / "whole"), strict=True):
         assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
@@ -317,7 +319,7 @@ def test_a_restored_optimizer_lies_in_memory_as_before(people, tmp_path, monkeyp
 
 @pytest.mark.parametrize(("what", "save_minutes"), [("loss", 10), ("weights", 0)])
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_state(people, tmp_path, monkeypatch, what, save_minutes):
-    learn, calls = loop._Trainer._learn, []
+    learn, calls = loop._Run._learn, []
 
     def diverges(self, *inputs):
         calls.append(1)
@@ -328,13 +330,13 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_state(people, tmp_pat
             next(self.model.parameters()).data[0] = torch.inf
         return loss
 
-    monkeypatch.setattr(loop._Trainer, "_learn", diverges)
+    monkeypatch.setattr(loop._Run, "_learn", diverges)
     engine = Engine(progress=False, save_minutes=save_minutes)
     with pytest.raises(RuntimeError, match=r"diverged: by step [56] .* from before.*lower learning_rate\.$"):
         trained(people, tmp_path / "run", engine=engine)
     state = load_file(tmp_path / "run" / LAST)
     assert all(bool(value.isfinite().all()) for value in state.values())
-    monkeypatch.setattr(loop._Trainer, "_learn", learn)
+    monkeypatch.setattr(loop._Run, "_learn", learn)
     assert same(trained(people, tmp_path / "run"), trained(people, tmp_path / "whole"))
 
 
@@ -539,7 +541,7 @@ def test_the_others_wait_until_the_model_is_saved(lsp_folder, tmp_path, monkeypa
     recipe = dataclasses.replace(RECIPE, epochs=1)
     source = f"lsp:{lsp_folder[0]}:train"
     engine = Engine(progress=False)
-    train_and_save(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=recipe, hold_out=0, engine=engine)
+    train(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=recipe, hold_out=0, engine=engine)
     assert seen[-1]
     assert not any(seen[:-1])
 
@@ -564,14 +566,14 @@ def test_streamed_and_stored_crops_train_the_same(people, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_streamed_image_that_vanishes_is_an_error(people, tmp_path, monkeypatch, workers):
-    epoch = loop._Trainer._epoch
+    epoch = loop._Run._epoch
 
     def vanish(self, *arguments):
         for image in people.images:
             image.unlink(missing_ok=True)
         return epoch(self, *arguments)
 
-    monkeypatch.setattr(loop._Trainer, "_epoch", vanish)
+    monkeypatch.setattr(loop._Run, "_epoch", vanish)
     with pytest.raises(RuntimeError, match=r"^Images cannot be read any more: No image") as raised:
         trained(people, tmp_path / "run", engine=Engine(keep="stream", workers=workers, progress=False))
     assert "Traceback" not in str(raised.value)
@@ -608,7 +610,7 @@ def test_a_run_leaves_the_model_exact_whatever_its_precision(people, tmp_path):
     model = SoftGatePose(CONFIG)
     recipe = dataclasses.replace(RECIPE, epochs=1, precision="bf16", ema_decay=0.0)
     images = torch.randn(2, 3, 64, 64)
-    found = fit(model, people, recipe, tmp_path / "run", engine=Engine(progress=False))(images)
+    found = fit(KeypointTask(model, people), recipe, tmp_path / "run", engine=Engine(progress=False))(images)
     fresh = SoftGatePose(CONFIG).eval()
     fresh.load_state_dict(model.state_dict())
     torch.testing.assert_close(found, fresh(images))
@@ -631,13 +633,13 @@ def test_a_compiled_network_trains_the_same(people, tmp_path, monkeypatch):
 
 
 def rates(people, folder, recipe, monkeypatch):
-    learn, found = loop._Trainer._learn, []
+    learn, found = loop._Run._learn, []
 
     def watched(self, *inputs):
         found.append(self.optimizer.param_groups[0]["lr"])
         return learn(self, *inputs)
 
-    monkeypatch.setattr(loop._Trainer, "_learn", watched)
+    monkeypatch.setattr(loop._Run, "_learn", watched)
     trained(people, folder, recipe=recipe)
     return found
 
@@ -782,7 +784,7 @@ def test_keypoints_outside_their_boxes_are_told_before_training(tmp_path, caplog
 
     def run(*rows):
         source = write_coco(tmp_path, coco_data(annotations=list(rows)))
-        train_and_save(model, [source], tmp_path / "run", recipe=RECIPE, hold_out=0, engine=Engine(progress=False))
+        train(model, [source], tmp_path / "run", recipe=RECIPE, hold_out=0, engine=Engine(progress=False))
 
     with pytest.raises(ValueError, match=r"100 % of the labelled keypoints lie outside .* must both be in pixels"):
         run({**row, "bbox": [900, 900, 30, 40]})
@@ -798,7 +800,7 @@ def test_a_file_in_the_models_place_is_told_before_training(lsp_folder, tmp_path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").write_text("mine")
     with pytest.raises(ValueError, match="model is a file, and the model is to be saved in a folder of that name"):
-        train_and_save(SoftGatePose(CONFIG), [f"lsp:{lsp_folder[0]}:train"], tmp_path / "run", recipe=RECIPE)
+        train(SoftGatePose(CONFIG), [f"lsp:{lsp_folder[0]}:train"], tmp_path / "run", recipe=RECIPE)
     assert (tmp_path / "run" / "model").read_text() == "mine"
 
 
@@ -807,7 +809,7 @@ def test_nobody_labelled_is_said_so(mpii_folder, tmp_path):
     rows = json.loads((mpii_folder / "annot" / "valid.json").read_text())
     file.write_text(json.dumps([{**row, "joints_vis": [0] * 16} for row in rows]))
     with pytest.raises(ValueError, match="holds nobody with a labelled keypoint"):
-        train_and_save(SoftGatePose(CONFIG), [f"mpii:{mpii_folder}:train"], tmp_path / "run", recipe=RECIPE)
+        train(SoftGatePose(CONFIG), [f"mpii:{mpii_folder}:train"], tmp_path / "run", recipe=RECIPE)
 
 
 def test_weights_beyond_sixteen_bits_are_saved_in_thirty_two(lsp_folder, tmp_path, monkeypatch, caplog):
@@ -818,7 +820,7 @@ def test_weights_beyond_sixteen_bits_are_saved_in_thirty_two(lsp_folder, tmp_pat
 
     monkeypatch.setattr(training_run, "fit", diverging)
     source = f"lsp:{lsp_folder[0]}:train"
-    folder = train_and_save(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=RECIPE, hold_out=0)
+    folder = train(SoftGatePose(CONFIG), [source], tmp_path / "run", recipe=RECIPE, hold_out=0)
     assert "do not fit into 16 bits" in caplog.text
     tensors = load_file(folder / "model.safetensors")
     assert tensors["stem.1.running_var"][0] == 1e6
@@ -849,17 +851,17 @@ def test_a_full_disk_at_the_end_says_that_training_is_kept(lsp_folder, tmp_path,
     with pytest.raises(
         OSError, match=r"No space left .* Training is finished and kept, .* give the same command again"
     ):
-        train_and_save(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0)
+        train(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0)
     monkeypatch.setattr(training_run, "save_pretrained", save)
-    monkeypatch.setattr(loop._Trainer, "train", None)  # there is nothing left to train
-    assert train_and_save(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0) == folder / "model"
+    monkeypatch.setattr(loop._Run, "train", None)  # there is nothing left to train
+    assert train(SoftGatePose(CONFIG), [source], folder, recipe=RECIPE, hold_out=0) == folder / "model"
 
 
 def test_a_full_disk_at_the_log_names_it(tmp_path, monkeypatch):
     def full(*given, **more):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(watch.Path, "write_text", full)
+    monkeypatch.setattr(log_module.Path, "write_text", full)
     log = loop.RunLog(tmp_path / "run")
     with pytest.raises(OSError, match=r"The log cannot be written to .*log\.csv: .*No space left .* is kept"):
         log.epoch([{"epoch": 1, "step": 1}])

@@ -13,6 +13,7 @@ from softgate_pose.config import PoseConfig
 from softgate_pose.data.images import normalize
 from softgate_pose.pose import geometry
 from softgate_pose.training.crops import Crops, margin_size
+from softgate_pose.training.recipe import Augmentation
 
 __all__ = ["Augmentation", "Changes", "augment", "sample_changes"]
 
@@ -20,47 +21,6 @@ _LOWER_BODY = frozenset(f"{side}_{joint}" for side in ("left", "right") for join
 _FEWEST = 3  # labelled keypoints that make half a body
 _HALF_MARGIN = 1.5  # what a half-body crop shows over those keypoints' extent
 _LARGEST_HALF_ZOOM = 2.0  # stored crops have no finer detail
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to a training crop; each range is uniform and the same to both sides.
-
-    Attributes:
-        rotation: Largest rotation, in degrees.
-        zoom: Largest factor of enlargement and of shrinking; drawn evenly in its logarithm.
-        shift: Largest shift, as a share of the input's side.
-        flip: Probability of mirroring.
-        half_body: Probability of showing the upper or the lower half of the body alone.
-        brightness: Largest relative change of all channels together.
-        contrast: Largest relative change of the distance from the crop's mean colour.
-        tint: Largest relative change of each channel by itself.
-        patches: Number of rectangles of one colour that hide parts of the crop.
-        patch_size: The rectangles' longest side, as a share of the input's.
-
-    Raises:
-        ValueError: If a value is not a number, or is out of range.
-    """
-
-    rotation: float = 60.0
-    zoom: float = 1.3
-    shift: float = 0.06
-    flip: float = 0.5
-    half_body: float = 0.0
-    brightness: float = 0.3
-    contrast: float = 0.3
-    tint: float = 0.15
-    patches: int = 0
-    patch_size: float = 0.3
-
-    def __post_init__(self) -> None:
-        limits = {"rotation": 180.0, "zoom": 4.0, "patches": 100}
-        for name, value in dataclasses.asdict(self).items():
-            low, high = (1 if name == "zoom" else 0), limits.get(name, 1.0)
-            whole = name != "patches" or isinstance(value, int)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or not whole:
-                kind = "number" if name != "patches" else "whole number"
-                raise ValueError(f"{name} must be a {kind} from {low} to {high:g}, got {value!r}.")
 
 
 @dataclass(frozen=True)

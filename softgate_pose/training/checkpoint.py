@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
+_LATER = {"model.architecture": "softgate", "teacher.model.architecture": "softgate"}
+"""Settings that older states do not name, and what all runs had then."""
+
 
 @dataclass
 class Progress:
@@ -32,8 +35,7 @@ class Progress:
         step: Steps of the optimizer that are done.
         loss: Sum of the losses of the steps of this epoch.
         seconds: Time spent in this epoch.
-        people: A fingerprint of the people that are trained on, whose images can be read; empty before the
-            first step.
+        people: A fingerprint of the people, or other samples, that are trained on; empty before the first step.
         history: A row for each epoch that is done.
     """
 
@@ -68,11 +70,7 @@ class TrainingState:
         self._last_is_whole = True
 
     def save(self, progress: Progress) -> None:
-        """Replace the state on disk as a whole; the one before is kept as ``previous.safetensors``.
-
-        Raises:
-            OSError: If it cannot be written; what was there stays.
-        """
+        """Replace the state on disk as a whole; the one before becomes ``previous.safetensors``."""
         tensors = {f"{name}.{k}": v for name, module in self.modules.items() for k, v in module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
@@ -81,8 +79,8 @@ class TrainingState:
         try:
             with written_whole(last) as scratch:
                 save_file({key: value.contiguous() for key, value in tensors.items()}, scratch, metadata=metadata)
-                with scratch.open("rb+") as written:
-                    os.fsync(written.fileno())  # the data must be on the disk before the name is
+                with scratch.open("rb+") as stream:
+                    os.fsync(stream.fileno())  # the data must be on the disk before the name is
                 if self._last_is_whole and last.exists():
                     os.replace(last, self.folder / PREVIOUS)
         except (OSError, SafetensorError) as error:
@@ -93,12 +91,7 @@ class TrainingState:
         self._last_is_whole = True
 
     def load(self) -> Progress:
-        """Restore the run in the folder, if it holds one.
-
-        Raises:
-            ValueError: If it is a run of another recipe, model, start, teacher or people, or no
-                state can be read.
-        """
+        """Restore the run in the folder, if it holds one; ValueError if that is another run, or none can be read."""
         files = [self.folder / name for name in (LAST, PREVIOUS) if (self.folder / name).exists()]
         problems = []
         for file in files:
@@ -121,11 +114,14 @@ class TrainingState:
         return Progress()
 
     def _check_same_run(self, run: Mapping[str, Any], file: Path) -> None:
-        there, here = _flat(run), _flat(self.run)
-        keys = dict.fromkeys((*there, *here))
-        differing = [key for key in keys if there.get(key) != here.get(key)]
-        if differing:
-            lines = [f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing]
+        here = _flat(self.run)
+        there = {key: value for key, value in _LATER.items() if key in here} | _flat(run)
+        lines = [
+            f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+            for key in dict.fromkeys((*there, *here))
+            if there.get(key) != here.get(key)
+        ]
+        if lines:
             raise ValueError(
                 f"{file} is of another run: {'; '.join(lines)}. Give the settings of that run to go on with it, "
                 "train into another folder, or delete this one to start again."

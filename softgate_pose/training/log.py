@@ -20,9 +20,7 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """A row per epoch in ``log.csv``, and the same numbers for TensorBoard, if that is installed.
 
-    Args:
-        folder: The run's folder.
-        step: The steps that are done; TensorBoard's entries of later ones are discarded.
+    TensorBoard's entries of steps after ``step``, which are not done yet, are discarded.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -36,16 +34,15 @@ class RunLog:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of one step, for TensorBoard."""
-        if self.board is not None:
-            with self._without_board_on_error():
-                for name, value in values.items():
+        with self._without_board_on_error():
+            for name, value in values.items():
+                if self.board is not None:
                     self.board.add_scalar(name, value, step)
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the CSV anew, so that it has no epoch twice, and show TensorBoard the last row."""
-        columns = list(dict.fromkeys(key for row in history for key in row))
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in history for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         file = self.folder / "log.csv"
@@ -60,13 +57,13 @@ class RunLog:
         last = history[-1]
         numbers = {f"epoch/{key}": value for key, value in last.items() if isinstance(value, (int, float))}
         self.scalars(numbers, int(last["step"]))
-        if self.board is not None:
-            with self._without_board_on_error():
+        with self._without_board_on_error():
+            if self.board is not None:
                 self.board.flush()
 
     def close(self) -> None:
-        if self.board is not None:
-            with self._without_board_on_error():
+        with self._without_board_on_error():
+            if self.board is not None:
                 self.board.close()
 
     @contextmanager

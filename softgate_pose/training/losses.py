@@ -1,4 +1,4 @@
-"""Losses over the heatmaps of all stacks."""
+"""Losses over the heatmaps of all stages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softgate_pose.config import STRIDE, PoseConfig
+from softgate_pose.config import PoseConfig
 from softgate_pose.pose import geometry
 from softgate_pose.pose.heatmaps import render_heatmaps
 
@@ -23,7 +23,7 @@ def heatmap_loss(
     soft: Tensor | None = None,
     share: float = 0.0,
 ) -> Tensor:
-    """The mean over stacks and labelled keypoints of the config's heatmap loss.
+    """The mean over stages and labelled keypoints of the config's heatmap loss; 0 if no keypoint counts.
 
     ``heatmap="gaussian"``: squared error against the rendered Gaussian, mean over the pixels (the
     paper's). ``heatmap="softmax"``: cross-entropy of the softmax over the pixels against the Gaussian
@@ -33,18 +33,16 @@ def heatmap_loss(
     Both losses then have the gradient of two losses with these weights.
 
     Args:
-        outputs: Each stack's raw output (B, K, h, w).
+        outputs: Each stage's raw output (B, K, h, w).
         keypoints: (B, K, 2) as (x, y) in input pixels.
         labelled: (B, K) bool; others do not count, or with a teacher count ``share``.
-        config: Kind of heatmap and sigma.
+        config: Kind of heatmap, sigma and stride.
         soft: A teacher's heatmaps (B, K, h, w), of the config's kind, 1 at a perfect peak.
         share: The teacher's, 0 to 1.
-
-    Returns:
-        A scalar; 0 if no keypoint counts.
     """
     size = (outputs[0].shape[-2], outputs[0].shape[-1])
-    targets = render_heatmaps(geometry.input_to_heatmap(keypoints.float(), STRIDE), size, config.sigma).flatten(2)
+    places = geometry.input_to_heatmap(keypoints.float(), config.stride)
+    targets = render_heatmaps(places, size, config.sigma).flatten(2)
     weights = labelled.to(targets.dtype)
     if config.heatmap == "softmax":
         targets = _of_sum_1(targets)

@@ -19,12 +19,7 @@ _PROCESS_TIMEOUT = timedelta(days=1)  # the others wait for the first process wh
 
 
 def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
-    """An Accelerator of a run's own, whatever the run before it in this process, or a launcher's settings, were.
-
-    Raises:
-        ImportError: If Accelerate is not installed.
-        ValueError: If there is no such device.
-    """
+    """An Accelerator of a run's own, whatever the run before it in this process, or a launcher's settings, were."""
     try:
         from accelerate import Accelerator, PartialState
         from accelerate.state import AcceleratorState
@@ -35,7 +30,6 @@ def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
         # Accelerate keeps the precision, and in a single process the device, of an earlier run; reset both.
         alone = PartialState().distributed_type == DistributedType.NO
         AcceleratorState._reset_state(reset_partial_state=alone)
-    precision = "no" if recipe.precision == "fp32" else recipe.precision
     try:
         device = torch.device(device_name)
     except RuntimeError:
@@ -44,7 +38,7 @@ def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
         torch.cuda.set_device(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision=precision,
+        mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
         # as a plugin, which a launcher's environment does not override
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PROCESS_TIMEOUT)],
@@ -58,11 +52,7 @@ def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; weight decay spares gates, biases and norms.
-
-    Raises:
-        ValueError: If the recipe's ``optimizer_settings`` are not the optimizer's.
-    """
+    """The recipe's optimizer; weight decay spares biases, norms and what the model's ``no_weight_decay`` names."""
     from timm.optim import create_optimizer_v2
 
     settings = {"opt": recipe.optimizer, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}

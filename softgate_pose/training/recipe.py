@@ -1,24 +1,58 @@
-"""Recipes: how a model is trained, as data; the paper's two and ours."""
+"""Recipes: how a model is trained, as data; the paper's two and ours. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from softgate_pose._files import check_fields
 from softgate_pose.config import PoseConfig
-from softgate_pose.training.augment import Augmentation
 
-__all__ = ["OPTIMIZERS", "PRESETS", "Precision", "Preset", "Recipe", "Schedule", "get_preset"]
+__all__ = ["PRESETS", "Augmentation", "Engine", "Keep", "Preset", "Recipe", "get_preset"]
 
-Schedule = Literal["cosine", "step"]
-Precision = Literal["fp32", "bf16"]
+Keep = Literal["memory", "device", "stream"]
+"""Where crops are kept: all in memory, once a machine; all on the device; or none, read anew for each batch."""
 
-OPTIMIZERS = ("adamw", "lion", "momentum", "nadamw", "radam", "rmsprop", "rmsproptf", "sgd")
-"""The optimizers of timm that go on exactly from the tensors they keep."""
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to a training crop; each range is uniform and the same to both sides.
+
+    Attributes:
+        rotation: Largest rotation, in degrees.
+        zoom: Largest factor of enlargement and of shrinking; drawn evenly in its logarithm.
+        shift: Largest shift, as a share of the input's side.
+        flip: Probability of mirroring.
+        half_body: Probability of showing the upper or the lower half of the body alone.
+        brightness: Largest relative change of all channels together.
+        contrast: Largest relative change of the distance from the crop's mean colour.
+        tint: Largest relative change of each channel by itself.
+        patches: Number of rectangles of one colour that hide parts of the crop.
+        patch_size: The rectangles' longest side, as a share of the input's.
+    """
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 60.0
+    zoom: Annotated[float, Field(ge=1, le=4)] = 1.3
+    shift: Share = 0.06
+    flip: Share = 0.5
+    half_body: Share = 0.0
+    brightness: Share = 0.3
+    contrast: Share = 0.3
+    tint: Share = 0.15
+    patches: Annotated[int, Field(ge=0, le=100)] = 0
+    patch_size: Share = 0.3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -26,12 +60,12 @@ class Recipe:
     """How a model is trained.
 
     Attributes:
-        epochs: Passes over the people.
+        epochs: Passes over the data.
         batch_size: People per step of the optimizer, over all processes.
         accumulate: Parts that each process runs its share of a batch in, to need less memory. Batch
             norms see one part of one process at a time.
         precision: ``bf16`` runs the network in bfloat16 where that is safe; its weights stay float32.
-        optimizer: One of ``OPTIMIZERS``.
+        optimizer: All three go on exactly from the tensors that they keep.
         optimizer_settings: Further arguments of the optimizer, such as ``{"momentum": 0.0}``.
         learning_rate: The peak, which is reached after the warm-up.
         schedule: From the peak, ``cosine`` falls to 0 along a cosine; ``step`` multiplies by ``decay`` at
@@ -42,83 +76,47 @@ class Recipe:
         weight_decay: Decay of the convolutions' weights; never of gates, biases and batch norms.
         ema_decay: Decay of the moving average of the weights, which is then the result. 0 for none.
         clip_grad: Largest norm of the gradient. 0 for no limit.
-        seed: Seed of the order and the augmentation. The model comes with its initial weights.
+        seed: Seed of the order and the augmentation; of ``train``, also of fresh weights.
         augmentation: The random changes, see ``Augmentation``.
-
-    Raises:
-        ValueError: If a value is of the wrong type or out of range.
     """
 
-    epochs: int = 12
-    batch_size: int = 32
-    accumulate: int = 1
-    precision: Precision = "fp32"
-    optimizer: str = "adamw"
-    optimizer_settings: Mapping[str, float] = field(default_factory=dict)
-    learning_rate: float = 1e-3
-    schedule: Schedule = "cosine"
-    milestones: tuple[int, ...] = ()
-    decay: float = 1.0
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-    clip_grad: float = 5.0
-    seed: int = 0
+    epochs: Count = 12
+    batch_size: Count = 32
+    accumulate: Count = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
+    optimizer_settings: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[Count, ...] = ()
+    decay: Share = 1.0
+    warmup: Share = 0.05
+    weight_decay: Number = 0.01
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip_grad: Number = 5.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # all that generators take
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.milestones, (list, tuple)):
-            raise ValueError(f"milestones must be a list of epochs, such as [75, 100], got {self.milestones!r}.")
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        self._require_numbers()
-        self._require_choices()
-        self._require_milestones()
+        if isinstance(self.milestones, list):  # JSON has no tuples
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        check_fields(self)
+        self._check_milestones()
 
-    def _require_numbers(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}.")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2**63, which is all that generators take, got {self.seed}.")
-        ends = {"warmup": 1.0, "ema_decay": 1.0, "decay": 1.0}
-        for name in ("learning_rate", "weight_decay", "clip_grad", *ends):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not 0 <= value <= ends.get(name, math.inf):
-                upper = f" and at most {ends[name]:g}" if name in ends else ""
-                raise ValueError(f"{name} must be a number of at least 0{upper}, got {value!r}.")
-        if self.learning_rate == 0 or self.ema_decay == 1:
-            raise ValueError(
-                "A learning_rate of 0, or an ema_decay of 1, would leave the weights as they are; "
-                f"got learning_rate={self.learning_rate:g} and ema_decay={self.ema_decay:g}."
-            )
-
-    def _require_choices(self) -> None:
-        choices = {"optimizer": OPTIMIZERS, "schedule": get_args(Schedule), "precision": get_args(Precision)}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
-        if not isinstance(self.optimizer_settings, Mapping):
-            raise ValueError(f'optimizer_settings must be like {{"momentum": 0.0}}, got {self.optimizer_settings!r}.')
-
-    def _require_milestones(self) -> None:
-        whole = all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in self.milestones)
-        if not whole or list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must be rising epochs, whole numbers from 1, got {self.milestones!r}.")
+    def _check_milestones(self) -> None:
+        example = f"milestones=[{self.epochs // 2}]" if self.epochs > 1 else "schedule=cosine and milestones=[]"
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must be rising epochs, got {list(self.milestones)}.")
         if self.milestones and self.milestones[-1] >= self.epochs:
-            remedy = f"milestones=[{self.epochs // 2}]" if self.epochs > 1 else "schedule=cosine and milestones=[]"
             raise ValueError(
-                f"The learning rate would never drop at epoch {self.milestones[-1]} of a run of {self.epochs}. "
-                f"Give other settings, such as {remedy}."
+                f"milestones must be before the end of the run, of {self.epochs} epochs, got "
+                f"{list(self.milestones)}. Give other settings, such as {example}."
             )
         if (self.schedule == "step") != bool(self.milestones):
-            remedy = "schedule=step, or milestones=[]"
-            if self.schedule == "step":
-                remedy = (f"milestones=[{self.epochs // 2}], or " if self.epochs > 1 else "") + "schedule=cosine"
+            remedy = f"Give {example}, or schedule=cosine." if self.schedule == "step" else "Give schedule=step."
             raise ValueError(
-                f"The schedule 'step' needs milestones, and no other has them; got schedule={self.schedule} and "
-                f"milestones={list(self.milestones)}. Give {remedy}."
+                f"milestones belong to schedule=step, and it needs some; got schedule={self.schedule} and "
+                f"milestones={list(self.milestones)}. {remedy}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,39 +125,62 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A recipe and the settings of ``create_model`` that belong to it.
+class Engine:
+    """How a run uses the machine. None of it changes what is learned, but for rounding.
 
     Attributes:
-        recipe: The recipe.
-        model: The settings of the model, such as ``{"heatmap": "gaussian"}``.
+        device: ``cpu``, ``cuda`` or ``cuda:1``. With several processes, ``cuda`` means each
+            process's own GPU.
+        keep: Where crops are kept. ``memory`` is a file in the run's folder that the processes of a machine
+            share, mapped into memory; ``device`` makes it too, and copies it. ``stream`` keeps none.
+        workers: Processes that read images, per training process.
+        compile: Use ``torch.compile``.
+        save_minutes: Longest time between two states on disk; one is also saved after each epoch.
+        sheets: Draw a contact sheet after each validation.
+        progress: Show progress bars.
     """
 
+    device: str = "cpu"
+    keep: Keep = "memory"
+    workers: Annotated[int, Field(ge=0)] = 0
+    compile: bool = False
+    save_minutes: Number = 10.0
+    sheets: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe, and the settings of ``create_model`` that belong to it, such as ``{"heatmap": "gaussian"}``."""
+
     recipe: Recipe
-    model: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def change(self, settings: Mapping[str, Any]) -> Preset:
-        """The preset with other settings: of the recipe, of its augmentation or of the model, by their names.
-
-        Raises:
-            ValueError: If a name is unknown or a value is wrong.
-        """
-        recipe_names = {f.name for f in dataclasses.fields(Recipe)} - {"augmentation"}
-        augmentation_names = {f.name for f in dataclasses.fields(Augmentation)}
-        model_names = {f.name for f in dataclasses.fields(PoseConfig)} - {"name", "skeleton", "in_chans"}
-        known = sorted(recipe_names | augmentation_names | model_names)
+        """The preset with other settings: of the recipe, of its augmentation or of the model, by their names."""
+        recipe, augmentation, model = (
+            {f.name for f in dataclasses.fields(kind)} - others
+            for kind, others in (
+                (Recipe, {"augmentation"}),
+                (Augmentation, set()),
+                (PoseConfig, {"name", "skeleton", "in_chans", "architecture"}),
+            )
+        )
+        names = sorted(recipe | augmentation | model)
         for name in settings:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"Unknown setting {name!r}.{hint} Known are {', '.join(known)}.")
+                raise ValueError(f"Unknown setting {name!r}.{hint} Settings are {', '.join(names)}.")
 
-        def chosen(names: set[str]) -> dict[str, Any]:
+        def of(names: set[str]) -> dict[str, Any]:
             return {name: value for name, value in settings.items() if name in names}
 
-        augmentation = dataclasses.replace(self.recipe.augmentation, **chosen(augmentation_names))
-        recipe = dataclasses.replace(self.recipe, augmentation=augmentation, **chosen(recipe_names))
-        return Preset(recipe, {**self.model, **chosen(model_names)})
+        changed = dataclasses.replace(self.recipe.augmentation, **of(augmentation))
+        return Preset(dataclasses.replace(self.recipe, augmentation=changed, **of(recipe)), {**self.model, **of(model)})
 
 
 _PAPER = Recipe(
@@ -185,23 +206,16 @@ PRESETS: Mapping[str, Preset] = {
     "paper-mpii": Preset(_PAPER, _PAPER_MODEL),
     "paper-lsp": Preset(dataclasses.replace(_PAPER, epochs=100, milestones=(25, 50, 75)), _PAPER_MODEL),
 }
-"""By name.
+"""By name. ``fast`` is ours, the most accurate for a fixed, short time, as measured (the site's page on training).
 
-- ``fast`` is ours: the most accurate for a fixed, short time, as measured (the site's page on training).
-- ``paper-mpii`` is the paper's: 200 epochs of RMSprop, batches of 24, 2.5e-4 down to 1e-5 with drops at epochs
-  75, 100 and 150, no weight decay, mean squared error on Gaussian heatmaps. The sizes of the drops, and the
-  ranges of rotation, scale and colour, are not in our copy of the text: three equal drops, and the ranges
-  that stacked hourglasses have been trained with since Newell et al. 2016.
-- ``paper-lsp`` fine-tunes such a model on LSP and LSP-extended for 100 epochs, with a drop every 25.
+The others are the paper's, for MPII and for fine-tuning on LSP and LSP-extended. The sizes of the drops, and the
+ranges of rotation, scale and colour, are not in our copy of its text: three equal drops, and the ranges that stacked
+hourglasses have been trained with since Newell et al. 2016.
 """
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of that name: a recipe with the settings of its model.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
+    """The recipe of that name, with the settings of its model: ``fast``, ``paper-mpii`` or ``paper-lsp``."""
     if name not in PRESETS:
-        raise ValueError(f"Unknown recipe {name!r}; known are {', '.join(PRESETS)}.")
+        raise ValueError(f"Unknown recipe {name!r}; recipes are {', '.join(PRESETS)}.")
     return PRESETS[name]

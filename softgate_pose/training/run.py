@@ -3,62 +3,86 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from softgate_pose import zoo
+from softgate_pose._files import require_outputs
 from softgate_pose.data.people import People, concatenate, require_keypoints
 from softgate_pose.data.sources import parse_source, read_people
-from softgate_pose.evaluation import pck as evaluation
-from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.evaluation.pck import evaluate, mean_pose_keypoints, score_keypoints
+from softgate_pose.factory import create_model, find_training
+from softgate_pose.model.base import PoseModel
+from softgate_pose.model.transfer import grow
 from softgate_pose.pose import geometry
 from softgate_pose.pose.geometry import BOX_SCALE
+from softgate_pose.pose.skeleton import Skeleton
 from softgate_pose.training.crops import first_few, split_readable
-from softgate_pose.training.loop import Engine, Epoch, fit
-from softgate_pose.training.recipe import Recipe
+from softgate_pose.training.loop import Epoch, fit
+from softgate_pose.training.recipe import Engine, Preset, Recipe, get_preset
+from softgate_pose.training.task import KeypointTask
 from softgate_pose.training.teacher import Teacher
-from softgate_pose.weights.files import save_pretrained, weights_digest
+from softgate_pose.weights.files import find_checkpoint, save_pretrained, weights_digest
 from softgate_pose.weights.record import TrainingRecord
 
-__all__ = ["is_main_process", "train_and_save"]
+__all__ = ["is_main_process", "train"]
 
 logger = logging.getLogger(__name__)
 
+_LOCAL = "local-dir:"
 
-def train_and_save(
-    model: SoftGatePose,
+
+def train(
+    model: str | PoseModel,
     sources: Sequence[str],
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
-    recipe: Recipe,
+    recipe: str | Recipe = "fast",
+    settings: Mapping[str, Any] | None = None,
+    skeleton: str | Skeleton | Sequence[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    grow_from: str | None = None,
+    before: TrainingRecord | None = None,
+    teacher: str | Teacher | None = None,
+    teacher_share: float | None = None,
     hold_out: float = 0.04,
     tests: Sequence[str] = (),
     licence: str | None = None,
     command: str | None = None,
-    before: TrainingRecord | None = None,
-    teacher: Teacher | None = None,
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
     report_test: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Path:
     """Train a model, measure what is saved, and save it with a card that says how it came to be.
 
+    A run that was stopped goes on when the call is repeated. Under ``accelerate launch`` or ``torchrun`` several
+    processes share each batch.
+
     Args:
-        model: Trained in place.
+        model: A name as for ``create_model``, which starts from its weights if it has some, or a model, which is
+            trained in place.
         sources: ``KIND:FOLDER:SPLIT`` each, see ``read_people``; one that is named twice counts twice.
-        folder: The run's folder; one that holds an unfinished run goes on with it.
-        recipe: The recipe.
+        folder: The run's folder, created if missing.
+        recipe: A name, see ``get_preset``, which also has settings for the model; or a recipe.
+        settings: Other settings of the recipe, its augmentation or the model, such as ``{"epochs": 3}``.
+        skeleton: As for ``create_model``, or "data" for that of the first source.
+        checkpoint: Weights to start from.
+        grow_from: The name of a narrower model or one of fewer stacks, with weights, whose heatmaps this one
+            gives when training begins.
+        before: The record of a given model's weights; it becomes a part of the new one. None if they are fresh.
+        teacher: A trained model whose heatmaps become a part of the targets, or its name.
+        teacher_share: The share of a teacher given by name, in place of ``Teacher``'s default.
         hold_out: Share of each source's images that is not trained on but validated after each epoch.
         tests: ``KIND:FOLDER:SPLIT`` each; measured at the end with and without flip test, beside the
             mean pose of the training people.
         licence: The licence of the weights.
         command: The command line, for the card.
-        before: The ``training.json`` of the weights that the model came with, if any; its data and
-            command become part of this one's, and its licence is told beside this one's.
-        teacher: A trained model whose heatmaps become a part of the targets.
         engine: How to use the machine.
         report: Called after each epoch.
         report_test: Called with each row of the card's tables as it is measured.
@@ -68,44 +92,74 @@ def train_and_save(
         the others wait.
 
     Raises:
-        ValueError: If the data have none of the model's keypoints, or a test cannot be measured; and
-            as ``fit``. All that can be told before training is.
+        BlockingIOError: If another process trains into the folder.
+        ImportError: If Accelerate is not installed.
+        OSError: If a file cannot be read or written.
+        RuntimeError: If the loss or the weights are no longer finite, or an image cannot be read any more.
+        ValueError: If an argument is wrong, people or teacher do not fit the model, a test cannot be measured, or the
+            folder holds another run. All that shows before training is raised before it.
     """
-    splits = _split(
-        {source: _of_model(read_people(source), model, source) for source in sources}, hold_out, recipe.seed
-    )
-    training_people = concatenate([splits[source][0] for source in sources])
-    held_out = concatenate([held for _, held in splits.values()])
-    named_tests = _read_tests(tests, model, training_people)
+    preset = (get_preset(recipe) if isinstance(recipe, str) else Preset(recipe)).change(settings or {})
+    read = {source: read_people(source) for source in sources}
+    if skeleton == "data":
+        skeleton = read[sources[0]].skeleton
+    if isinstance(model, PoseModel):
+        if preset.model.keys() & set(settings or ()) or skeleton or checkpoint or grow_from:
+            raise ValueError("Settings of the model, skeleton, checkpoint and grow_from are for a model that is named.")
+        network = model
+    else:
+        network, before = _build(model, preset, set(settings or ()), skeleton, checkpoint, grow_from)
+    if isinstance(teacher, str):
+        teacher = _load_teacher(teacher, {} if teacher_share is None else {"share": teacher_share})
+    elif teacher_share is not None:
+        raise ValueError("--teacher-share needs --teacher, the model that teaches.")
+
+    folder, named = Path(folder), (model, grow_from, teacher.name if teacher else None)
     saved = folder / "model"
-    if saved.exists() and not saved.is_dir():
-        raise ValueError(f"{saved} is a file, and the model is to be saved in a folder of that name; move the file.")
-    if teacher is None and len(training_people):
-        _warn_of_unlabelled(training_people)
-    trained = fit(
-        model,
-        training_people,
-        recipe,
+    measured = {source: read_people(source) for source in tests}
+    inputs = [Path(name.removeprefix(_LOCAL)) for name in named if isinstance(name, str) and name.startswith(_LOCAL)]
+    inputs += [Path(checkpoint)] if checkpoint else []
+    inputs += [
+        file
+        for people in (*read.values(), *measured.values())
+        for file in (*getattr(people, "files", ()), *people.images)
+    ]
+    require_outputs({"--out": folder, "the model in it,": saved}, inputs, folders=("--out", "the model in it,"))
+
+    splits = _split(
+        {source: _of_model(people, network, source) for source, people in read.items()}, hold_out, preset.recipe.seed
+    )
+    people = concatenate([splits[source][0] for source in sources])
+    named_tests = _named_tests(measured, network, people)
+    labelled = people.labelled.any(dim=0).tolist()
+    unlabelled = [name for name, some in zip(people.skeleton.keypoints, labelled, strict=True) if not some]
+    if teacher is None and len(people) and unlabelled:
+        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
+    trained: PoseModel = fit(
+        KeypointTask(network, people, validation=concatenate([held for _, held in splits.values()]), teacher=teacher),
+        preset.recipe,
         folder,
-        validation=held_out,
-        teacher=teacher,
-        start=None if before is None else weights_digest(model)[:16],
+        start=None if before is None else weights_digest(network)[:16],
         engine=engine,
         report=report,
     )
     if is_main_process():
         record: TrainingRecord = {
             "data": _data_lines(sources, splits),
-            "held_out": f"{100 * hold_out:g}% of the images of each, seed {recipe.seed}",
+            "held_out": f"{100 * hold_out:g}% of the images of each, seed {preset.recipe.seed}",
             "licence": licence,
             "command": command,
-            "recipe": recipe.to_dict(),
-            **_learned_from(teacher, before),
+            "recipe": preset.recipe.to_dict(),
         }
+        if teacher is not None:
+            record["teacher"] = teacher.to_card()
+        if before is not None:  # but for what it measured, which is not of these weights
+            rest = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
+            record["before"] = cast("TrainingRecord", rest)
         dtype = _saved_dtype(trained)
         trained.to(dtype).float()  # what is measured is what is saved
         try:
-            record |= _measure(trained, named_tests, training_people, report_test or (lambda row: None))
+            record |= _measure(trained, named_tests, people, report_test or (lambda row: None))
             save_pretrained(trained, saved, training=record, dtype=dtype)
         except OSError as error:
             raise OSError(
@@ -123,18 +177,69 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def _wait_for_everyone() -> None:
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
+
+
+def _build(
+    name: str,
+    preset: Preset,
+    chosen: Set[str],
+    skeleton: str | Skeleton | Sequence[str] | None,
+    checkpoint: str | os.PathLike[str] | None,
+    grow_from: str | None,
+) -> tuple[PoseModel, TrainingRecord | None]:
+    """The network to train, and the record of the weights that it starts from, if any; ``chosen`` are set by the user."""
+    before = find_training(name, checkpoint=checkpoint)
+    # where gates start and what the heatmaps are is for a recipe to say, but weights have theirs
+    theirs = set()
+    if before is not None or zoo.get_entry(name).config.architecture != "softgate":
+        theirs.add("alpha_init")
+    if before is not None and (checkpoint is None or find_checkpoint(checkpoint).config is not None):
+        theirs.add("heatmap")  # which tensors alone do not tell
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.recipe.seed)
+        own = {key: value for key, value in preset.model.items() if key in chosen or key not in theirs}
+        model = create_model(name, checkpoint=checkpoint, skeleton=skeleton, **own)
+    if grow_from is None:
+        return model, before
+    if before is not None:
+        raise ValueError(f"--grow-from gives a model its first weights, but {checkpoint or name} has weights.")
+    with _prefixed(f"--grow-from {grow_from}"):
+        config = model.config
+        grow(model, create_model(grow_from, pretrained=True, skeleton=config.skeleton, input_size=config.input_size))
+    return model, find_training(grow_from, pretrained=True)
+
+
+def _load_teacher(name: str, share: Mapping[str, float]) -> Teacher:
+    with _prefixed(f"--teacher {name}"):
+        model = create_model(name, pretrained=True)
+    return Teacher(model, name=name, training=find_training(name, pretrained=True), **share)
+
+
+@contextmanager
+def _prefixed(option: str) -> Iterator[None]:
+    """Say which option an error is about."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
 def _split(people: Mapping[str, People], share: float, seed: int) -> dict[str, tuple[People, People]]:
-    """Each source's (kept, held out): no image that one holds out is kept by another that has it, too."""
+    """Each source's (training people, held out): no image that one holds out is trained on by another that has it."""
     splits = {source: group.hold_out(share, seed) for source, group in people.items()}
     files = {image: image.resolve() for group in people.values() for image in group.images}
     held_out = {files[image] for _, held in splits.values() for image in held.images}
     return {
-        source: (kept.select([i for i, image in enumerate(kept.images) if files[image] not in held_out]), held)
-        for source, (kept, held) in splits.items()
+        source: (rest.select([i for i, image in enumerate(rest.images) if files[image] not in held_out]), held)
+        for source, (rest, held) in splits.items()
     }
 
 
-def _of_model(people: People, model: SoftGatePose, source: str) -> People:
+def _of_model(people: People, model: PoseModel, source: str) -> People:
     """The people with the model's keypoints, some of which are labelled and lie in the people's crops."""
     own, wanted = people.skeleton.keypoints, model.config.skeleton
     if not people.labelled.any():
@@ -161,38 +266,21 @@ def _of_model(people: People, model: SoftGatePose, source: str) -> People:
     return converted
 
 
-def _warn_of_unlabelled(people: People) -> None:
-    """Tell of keypoints that nobody has labelled."""
-    labelled = people.labelled.any(dim=0).tolist()
-    unlabelled = [name for name, is_known in zip(people.skeleton.keypoints, labelled, strict=True) if not is_known]
-    if unlabelled:
-        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
-
-
-def _read_tests(tests: Sequence[str], model: SoftGatePose, training_people: People) -> list[tuple[str, People]]:
-    """The people of each test, by the name that the card gives it; all can be measured."""
-    tested = {source: _testable(read_people(source), model, source) for source in tests}
-    trained_on = {image.resolve() for image in training_people.images} if tested else set()
-    return [(_test_name(source, people, trained_on), people) for source, people in tested.items()]
-
-
-def _testable(people: People, model: SoftGatePose, source: str) -> People:
-    """People that the model can be measured on."""
-    require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
-    _, problems = split_readable(people)
-    if problems:
-        raise ValueError(f"{source} cannot be measured: {first_few(problems)}.")
-    return people
-
-
-def _test_name(source: str, people: People, trained_on: Set[Path]) -> str:
-    """What the card calls a test; it tells of people in images that the model is trained on."""
-    count = sum(image.resolve() in trained_on for image in people.images)
-    if not count:
-        return _label(source)
-    told = f"{count} of {len(people)} people trained on"
-    logger.warning("--test %s: %s; its figures will not say how the model does on others.", source, told)
-    return f"{_label(source)} ({told})"
+def _named_tests(tests: Mapping[str, People], model: PoseModel, training: People) -> list[tuple[str, People]]:
+    """The people of each test, by the name that the card gives it, which tells of images that are trained on, too."""
+    trained_on = {image.resolve() for image in training.images} if tests else set()
+    named = []
+    for source, people in tests.items():
+        require_keypoints(model.config.skeleton.keypoints, people.skeleton.keypoints, model.config.name)
+        _, problems = split_readable(people)
+        if problems:
+            raise ValueError(f"{source} cannot be measured: {first_few(problems)}.")
+        name, count = _label(source), sum(image.resolve() in trained_on for image in people.images)
+        if count:
+            name += f" ({count} of {len(people)} people trained on)"
+            logger.warning("--test %s: its figures will not say how the model does on others.", name)
+        named.append((name, people))
+    return named
 
 
 def _data_lines(sources: Sequence[str], splits: Mapping[str, tuple[People, People]]) -> list[str]:
@@ -203,18 +291,7 @@ def _data_lines(sources: Sequence[str], splits: Mapping[str, tuple[People, Peopl
     ]
 
 
-def _learned_from(teacher: Teacher | None, before: TrainingRecord | None) -> TrainingRecord:
-    """What the record says of the teacher, and of the weights that training started from."""
-    record: TrainingRecord = {}
-    if teacher is not None:
-        record["teacher"] = teacher.to_card()
-    if before is not None:  # but for what it measured, which is not of these weights
-        kept = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
-        record["before"] = cast("TrainingRecord", kept)
-    return record
-
-
-def _saved_dtype(model: SoftGatePose) -> torch.dtype:
+def _saved_dtype(model: PoseModel) -> torch.dtype:
     """Half precision if it can hold the weights, else single, with a warning."""
     if all(bool(value.to(torch.float16).isfinite().all()) for value in model.state_dict().values()):
         return torch.float16
@@ -223,30 +300,23 @@ def _saved_dtype(model: SoftGatePose) -> torch.dtype:
 
 
 def _measure(
-    model: SoftGatePose,
-    tested: Sequence[tuple[str, People]],
-    training_people: People,
+    model: PoseModel,
+    tests: Sequence[tuple[str, People]],
+    training: People,
     report: Callable[[Mapping[str, Any]], None],
 ) -> TrainingRecord:
     """The tables of each test, by its name: the model's with and without flip test, and the mean pose's."""
     metrics: list[dict[str, Any]] = []
     baseline: list[dict[str, Any]] = []
-
-    for name, people in tested:
+    for name, people in tests:
         for flip_test in (False, True):
-            result = evaluation.evaluate(model, people, flip_test=flip_test, progress=True)
+            result = evaluate(model, people, flip_test=flip_test, progress=True)
             metrics.append({"data": name, "flip_test": flip_test, **result.to_dict()})
             report(metrics[-1])
-        mean_pose = evaluation.mean_pose_keypoints(training_people.to_skeleton(people.skeleton), people)
-        baseline.append({"data": name, **evaluation.score_keypoints(mean_pose, people).to_dict()})
+        mean_pose = mean_pose_keypoints(training.to_skeleton(people.skeleton), people)
+        baseline.append({"data": name, **score_keypoints(mean_pose, people).to_dict()})
         report(baseline[-1])
     return {"metrics": metrics, "baseline": baseline}
-
-
-def _wait_for_everyone() -> None:
-    from accelerate import PartialState
-
-    PartialState().wait_for_everyone()
 
 
 def _label(source: str) -> str:

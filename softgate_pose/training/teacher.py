@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from softgate_pose.config import STRIDE, PoseConfig
-from softgate_pose.model.deploy import deploy
-from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.config import PoseConfig
+from softgate_pose.model.base import PoseModel
 from softgate_pose.pose.geometry import resize_points
 from softgate_pose.weights.files import weights_digest
-from softgate_pose.weights.record import TrainingRecord, data_lines
+from softgate_pose.weights.record import TeacherRecord, TrainingRecord, data_lines
 
 __all__ = ["Teacher"]
 
@@ -34,19 +33,15 @@ class Teacher:
             counts this share of a labelled one.
         name: The name under which ``create_model`` finds it, for the card of what it taught.
         training: Its ``training.json``, whose data and licence that card repeats.
-
-    Raises:
-        TypeError: If ``model`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If ``share`` is out of range.
     """
 
-    model: SoftGatePose
+    model: PoseModel
     share: float = 0.5
     name: str | None = None
     training: TrainingRecord | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, SoftGatePose):
+        if not isinstance(self.model, PoseModel) or type(self.model).outputs is PoseModel.outputs:
             raise TypeError(f"A teacher is a model from create_model, got {type(self.model).__name__}.")
         if not 0 < self.share <= 1:
             raise ValueError(f"A teacher's share must be above 0 and at most 1, got {self.share!r}.")
@@ -56,77 +51,68 @@ class Teacher:
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "name"}
         return {"weights": weights_digest(self.model)[:16], "share": self.share, "model": config}
 
-    def to_card(self) -> dict[str, Any]:
+    def to_card(self) -> TeacherRecord:
         """What the card of a model that it taught says of it."""
-        known: TrainingRecord = self.training or {}
+        record: TrainingRecord = self.training or {}
         return {
             "name": self.name or self.model.config.name,
             "weights": self.identity()["weights"],
             "share": self.share,
-            "data": data_lines(known),
-            "licence": known.get("licence"),
+            "data": data_lines(record),
+            "licence": record.get("licence"),
         }
 
     def require_fit(self, config: PoseConfig) -> None:
-        """Raise ValueError unless it can teach a model of that config.
-
-        Raises:
-            ValueError: If the teacher lacks a keypoint, does not take the same images, or gives another
-                kind of heatmap.
-        """
+        """Raise ValueError unless it knows the keypoints, takes the images and gives the heatmaps of such a model."""
         own = self.model.config
         missing = [name for name in config.skeleton.keypoints if name not in own.skeleton.keypoints]
         if missing:
             raise ValueError(f"The teacher {own.name} does not know {', '.join(missing)}; choose one that does.")
-        for what in ("in_chans", "mean", "std"):
+        for what in ("in_chans", "mean", "std", "heatmap"):  # the noise around a Gaussian's peak is no probability
             theirs, ours = getattr(own, what), getattr(config, what)
             if theirs != ours:
-                raise ValueError(f"The teacher {own.name} takes images of {what} {theirs}, the model of {ours}.")
-        if own.heatmap != config.heatmap:  # the noise around a Gaussian's peak is not a probability
-            raise ValueError(
-                f"The teacher {own.name} gives heatmaps of kind {own.heatmap!r}, the model {config.heatmap!r}; "
-                f"train with heatmap={own.heatmap}, or choose another teacher."
-            )
+                raise ValueError(
+                    f"The teacher {own.name} has {what} {theirs!r}, the model {ours!r}; both must have the same."
+                )
         (own_height, own_width), (height, width) = own.input_size, config.input_size
         if own_height * width != own_width * height:
             raise ValueError(
-                f"The teacher {own.name} takes inputs of {own_height}x{own_width} px, the model {height}x{width}, "
+                f"The teacher {own.name} has input_size {own.input_size}, the model {config.input_size}, "
                 "which has another aspect ratio; choose a size with the same one."
             )
 
-    def soft_targets(self, config: PoseConfig, device: torch.device) -> _SoftTargets:
-        """What it teaches a model of that config, on a device; raises as ``require_fit`` does."""
+    def soft_targets(self, config: PoseConfig, device: torch.device) -> SoftTargets:
+        """What it teaches a model of that config, on a device."""
         self.require_fit(config)
-        return _SoftTargets(self.model, config).to(device, torch.float32)
+        return SoftTargets(self.model, config).to(device, torch.float32)
 
 
-class _SoftTargets(nn.Module):
-    """What a teacher sees, as a network of the given config would.
-
-    Args:
-        teacher: The model that teaches.
-        config: The config of the model that is taught.
-    """
+class SoftTargets(nn.Module):
+    """What a teacher sees, as a network of the given config would."""
 
     order: Tensor
     resample_rows: Tensor
     resample_columns: Tensor
 
-    def __init__(self, teacher: SoftGatePose, config: PoseConfig) -> None:
+    def __init__(self, teacher: PoseModel, config: PoseConfig) -> None:
         super().__init__()
         own = teacher.config
-        self.network = deploy(teacher)
+        self.network = teacher.deploy()
         self.register_buffer("order", torch.tensor(own.skeleton.indices(config.skeleton.keypoints)))
-        self.as_is = (own.input_size, own.sigma) == (config.input_size, config.sigma)
+        self.as_is = (own.heatmap_size, own.input_size, own.sigma) == (
+            config.heatmap_size,
+            config.input_size,
+            config.sigma,
+        )
         for name, from_side, side in zip(
-            ("resample_rows", "resample_columns"), own.input_size, config.input_size, strict=True
+            ("resample_rows", "resample_columns"), own.heatmap_size, config.heatmap_size, strict=True
         ):
-            self.register_buffer(name, _spread(from_side // STRIDE, side // STRIDE, own.sigma, config.sigma))
+            self.register_buffer(name, _spread(from_side, side, own.sigma, config.sigma))
         self.peak_scale = (config.sigma / own.sigma) ** 2  # a peak as wide as a label's gets a label's height, 1
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Heatmaps (B, K, H / 4, W / 4) of normalised images (B, C, H, W).
+        """Heatmaps (B, K, h, w) of normalised images (B, C, H, W).
 
         The teacher sees them in the size that it was trained in: people of another size it hardly knows.
         """
