@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ class _Decoded(nn.Module):
     def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
-        decode_crops(torch.zeros(1, 1, 1, 1), method)  # an unknown method is told now, not while exporting
+        decode_crops(torch.zeros(1, 1, 1, 1), method)  # an unknown method shows now, not while exporting
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return decode_crops(self.model(images), self.method)
@@ -50,7 +52,7 @@ def export_model(
 
     | | shape | meaning |
     |---|---|---|
-    | input ``images`` | (B, C, H, W) | normalised by the config's mean and std, see ``images.normalize`` |
+    | input ``images`` | (B, C, H, W) | normalised by the config's mean and std, see ``softgate_pose.normalize`` |
     | output ``heatmaps`` | (B, K, H / 4, W / 4) | as ``model(images)`` returns them |
     | with ``decode``: ``keypoints`` | (B, K, 2) | (x, y) in input pixels |
     | and ``scores`` | (B, K) | in 0..1 |
@@ -79,12 +81,17 @@ def export_model(
     file = Path(file)
     if not isinstance(model, PoseModel) or isinstance(model, OnnxPose):
         raise TypeError(f"export_model takes a model from create_model or deploy, got {type(model).__name__}.")
+    if file.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
     images = torch.zeros(2, model.config.in_chans, *model.config.input_size)
     if calibration is not None:
-        _check_calibration(calibration, tuple(images.shape[1:]))
+        _check_calibration(calibration, images.shape[1:])
         if file.suffix != ".onnx" or decode is not None:
             raise ValueError(f"8-bit integers take a .onnx file and decode=None; got {file.name!r}, decode={decode!r}.")
-    _check_target(file)
     plain = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     module = plain if decode is None else _Decoded(plain, decode).eval()
     shapes = {"images": {0: torch.export.Dim("batch")}}
@@ -93,8 +100,7 @@ def export_model(
             with scratch.open("wb") as stream:
                 torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), stream)
         else:
-            outputs = ["heatmaps"] if decode is None else ["keypoints", "scores"]
-            program = _to_onnx(module, images, shapes, outputs)
+            program = _to_onnx(module, images, shapes, ["heatmaps"] if decode is None else ["keypoints", "scores"])
             program.model.metadata_props[_CONFIG_KEY] = model.config.to_json()
             program.save(scratch)
             if calibration is not None:
@@ -109,23 +115,14 @@ def calibration_images(people: People, config: PoseConfig) -> Tensor:
     return normalize(crops, config)
 
 
-def _check_target(file: Path) -> None:
-    if file.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"A model is exported to .onnx or .pt2, got {file.name!r}.")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {file.parent} to export to.")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a folder; name a file to export to.")
-
-
-def _check_calibration(images: object, shape: tuple[int, ...]) -> None:
-    wanted = f"calibration must be a tensor of normalised images (N, {', '.join(map(str, shape))}), N at least 1"
-    if not isinstance(images, Tensor):
-        raise ValueError(f"{wanted}, got {type(images).__name__}.")
-    if images.dim() != 4 or images.shape[1:] != shape or len(images) == 0 or not images.is_floating_point():
-        raise ValueError(f"{wanted}, floating point; got {tuple(images.shape)}, {images.dtype}.")
-    if not bool(images.isfinite().all()):
-        raise ValueError(f"{wanted}; got some with NaN or infinity.")
+def _check_calibration(images: object, shape: Sequence[int]) -> None:
+    fits = isinstance(images, Tensor) and images.is_floating_point() and images.shape[1:] == shape and len(images) > 0
+    if not fits or not bool(images.isfinite().all()):  # type: ignore[attr-defined]
+        got = f"{tuple(images.shape)}, {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(
+            f"calibration must be normalised images (N, {', '.join(map(str, shape))}), a tensor of finite floating "
+            f"point numbers, N at least 1, got {got}."
+        )
 
 
 def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs: list[str]) -> Any:
@@ -133,15 +130,8 @@ def _to_onnx(module: nn.Module, images: Tensor, shapes: dict[str, Any], outputs:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ImportError(f"Exporting to ONNX needs more packages: {_INSTALL}.") from None
-    return torch.onnx.export(
-        module,
-        (images,),
-        input_names=["images"],
-        output_names=outputs,
-        dynamic_shapes=shapes,
-        dynamo=True,
-        verbose=False,
-    )
+    names: Any = {"input_names": ["images"], "output_names": outputs}
+    return torch.onnx.export(module, (images,), dynamic_shapes=shapes, dynamo=True, verbose=False, **names)
 
 
 def _quantize(file: Path, images: Tensor) -> None:
@@ -151,13 +141,14 @@ def _quantize(file: Path, images: Tensor) -> None:
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
         raise ImportError(f"8-bit integers need ONNX Runtime: {_INSTALL}.") from None
+    batches = ({"images": batch.numpy()} for batch in torch.split(images.float().cpu(), 8))
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "model.onnx"
         quant_pre_process(file, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             file,
-            _Batches(images.float().cpu()),
+            SimpleNamespace(get_next=lambda: next(batches, None)),  # what ONNX Runtime reads images from
             op_types_to_quantize=["Conv"],
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -165,29 +156,14 @@ def _quantize(file: Path, images: Tensor) -> None:
         )
 
 
-class _Batches:
-    """Images as ONNX Runtime's calibration asks for them: until there are no more."""
-
-    def __init__(self, images: Tensor) -> None:
-        self._rest = iter(torch.split(images, 8))
-
-    def get_next(self) -> dict[str, Any] | None:
-        images = next(self._rest, None)
-        return None if images is None else {"images": images.numpy()}
-
-
 class OnnxPose(PoseModel):
     """An exported model that runs in ONNX Runtime, for ``predict`` and ``evaluate`` as if it were the original.
-
-    Args:
-        file: From ``export_model``, without a decoder.
-        threads: For ONNX Runtime; 0 for its own choice.
 
     Attributes:
         config: That of the model that was exported.
     """
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path, threads: int) -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -215,6 +191,10 @@ class OnnxPose(PoseModel):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
+    def deploy(self) -> PoseModel:
+        """Itself: it is for inference already."""
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps (B, K, H / 4, W / 4) of images (B, C, H, W) of the config's input size."""
         expected = (self.config.in_chans, *self.config.input_size)
@@ -228,7 +208,11 @@ class OnnxPose(PoseModel):
 
 
 def load_onnx(file: str | os.PathLike[str], *, threads: int = 0) -> OnnxPose:
-    """A model from an ONNX file of ``export_model``, on the CPU.
+    """A model from an ONNX file of ``export_model``, on the CPU; it predicts, in a size that does not change.
+
+    Args:
+        file: Exported without a decoder.
+        threads: For ONNX Runtime; 0 for its own choice.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -117,9 +117,16 @@ def test_the_model_stays_as_it_is_and_the_form_keeps_dtype_and_layout(tiny_model
 
 def test_what_it_cannot_do_says_so(tiny_model, tmp_path):
     deployed = deploy(tiny_model)
-    with pytest.raises(TypeError, match="takes a model from create_model, got DeployedPose"):
-        deploy(deployed)
-    with pytest.raises(TypeError, match="takes the model that create_model built, got DeployedPose"):
+    with pytest.raises(TypeError, match="got Sequential"):
+        deploy(nn.Sequential(tiny_model))
+    with pytest.raises(TypeError, match="got DeployedPose"):
         save_pretrained(deployed, tmp_path)
-    with pytest.raises(ValueError, match=r"multiples of 16.*\(64, 48\)"):
+    with pytest.raises(NotImplementedError, match="DeployedPose"):
+        deployed.outputs(torch.zeros(1, 3, 64, 48))
+    with pytest.raises(ValueError, match=r"\(60, 50\).*\(64, 48\)"):
         deployed(torch.zeros(1, 3, 60, 50))
+
+
+def test_deploying_again_changes_nothing(tiny_model):
+    deployed = deploy(tiny_model)
+    assert_same_heatmaps(deployed, deploy(deployed), torch.randn(2, 3, 64, 48), tolerance=0)

@@ -17,31 +17,21 @@ __all__ = ["adapt_tensors", "grow"]
 def adapt_tensors(
     tensors: Mapping[str, Tensor], saved: PoseConfig, model: PoseModel
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of one skeleton and number of channels, made to fit a model of another.
+    """Weights of the config ``saved``, all of them, made to fit a model; and one line for each thing that changed.
 
     Heads, and the convolutions that hand heatmaps to the next stack, keep the channels of keypoints
     that both skeletons name, whose heatmaps stay what they were: what the heatmap of a dropped keypoint
     contributed to the next stack is folded into the convolution that passes the features on. A new keypoint's
     head keeps the model's initial values, and the next stack ignores its heatmap until training changes that.
     The stem's filters are summed for one input channel, else repeated in turn and scaled, so that activations
-    keep their size.
-
-    Args:
-        tensors: Weights of a network of the config ``saved``.
-        saved: The config that the weights were saved with.
-        model: The network they are for.
-
-    Returns:
-        The adapted weights, and one line for each thing that changed. Another input size changes no
-        weight, but is one of them.
+    keep their size. Another input size changes no weight, but is one of the lines.
     """
     tensors = dict(tensors)
     config, notes = model.config, []
     if saved.skeleton.keypoints != config.skeleton.keypoints:
         notes.append(_adapt_heads(tensors, saved, model))
-    key = "stem.0.weight"
-    if saved.in_chans != config.in_chans and key in tensors and tensors[key].dim() == 4:
-        tensors[key] = _adapt_channels(tensors[key], config.in_chans)
+    if saved.in_chans != config.in_chans:
+        tensors["stem.0.weight"] = _adapt_channels(tensors["stem.0.weight"], config.in_chans)
         notes.append(f"stem adapted from {saved.in_chans} to {config.in_chans} input channels")
     if saved.input_size != config.input_size:
         learned, now = ("{}x{} px".format(*size) for size in (saved.input_size, config.input_size))
@@ -52,12 +42,11 @@ def adapt_tensors(
 
 
 def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: PoseModel) -> str:
-    """Give the heads, and what hands heatmaps on, the model's keypoints, in place; a line that says which are kept."""
-    wanted = model.config
-    named = saved.skeleton.is_named and wanted.skeleton.is_named
-    kept = [name for name in wanted.skeleton.keypoints if named and name in saved.skeleton.keypoints]
-    saved_rows, wanted_rows = saved.skeleton.indices(kept), wanted.skeleton.indices(kept)
-    _fold_heads(tensors, saved, [row for row in range(saved.num_keypoints) if row not in saved_rows])
+    """Give the heads, and what hands heatmaps on, the model's keypoints, in place; a line that says which stay."""
+    old, new = saved.skeleton, model.config.skeleton
+    shared = [name for name in new.keypoints if old.is_named and new.is_named and name in old.keypoints]
+    old_rows, new_rows = old.indices(shared), new.indices(shared)
+    _fold_heads(tensors, saved.num_stacks, [row for row in range(len(old)) if row not in old_rows])
     for key, initial in model.state_dict().items():
         if key.startswith("heads."):
             along = 0  # weight (K, N, 1, 1) and bias (K,)
@@ -65,47 +54,32 @@ def _adapt_heads(tensors: dict[str, Tensor], saved: PoseConfig, model: PoseModel
             along = 1  # weight (N, K, 1, 1)
         else:
             continue
-        learned = tensors.get(key)
-        if learned is None or learned.dim() != initial.dim() or learned.shape[along] != saved.num_keypoints:
-            continue  # does not fit its own config: load_tensors says so
-        adapted = initial.detach().to("cpu", learned.dtype, copy=True)
+        adapted = initial.detach().to("cpu", tensors[key].dtype, copy=True)
         if along == 1:
             adapted.zero_()
-        source = learned.index_select(along, torch.tensor(saved_rows, dtype=torch.long))
-        tensors[key] = adapted.index_copy(along, torch.tensor(wanted_rows, dtype=torch.long), source)
-    added = [name for name in wanted.skeleton.keypoints if name not in kept]
-    which = f" ({', '.join(kept)})" if kept else ""
+        source = tensors[key].index_select(along, torch.tensor(old_rows, dtype=torch.long))
+        tensors[key] = adapted.index_copy(along, torch.tensor(new_rows, dtype=torch.long), source)
+    added = [name for name in new.keypoints if name not in shared]
+    which = f" ({', '.join(shared)})" if shared else ""
     return (
-        f"heads kept for {len(kept)} of {wanted.num_keypoints} keypoints{which}; "
-        f"new and untrained: {', '.join(added) or 'none'}"
+        f"heads kept for {len(shared)} of {len(new)} keypoints{which}; new and untrained: {', '.join(added) or 'none'}"
     )
 
 
-def _fold_heads(tensors: dict[str, Tensor], saved: PoseConfig, dropped: list[int]) -> None:
+def _fold_heads(tensors: dict[str, Tensor], num_stacks: int, dropped: list[int]) -> None:
     """Fold what the heatmaps of dropped keypoints contribute to the next stack into its feature convolution.
 
     A head and the convolution that hands its heatmaps on are both 1×1, so the contribution is a linear map of
     the features: two 1×1 convolutions in a row are one matrix product.
     """
-    width, num_keypoints = saved.width, saved.num_keypoints
-    for stack in range(saved.num_stacks - 1):
-        heatmap_join, head = f"heatmap_joins.{stack}.weight", f"heads.{stack}"
-        feature_join = f"feature_joins.{stack}"
-        shapes = {
-            heatmap_join: (width, num_keypoints, 1, 1),
-            f"{head}.weight": (num_keypoints, width, 1, 1),
-            f"{head}.bias": (num_keypoints,),
-            f"{feature_join}.weight": (width, width, 1, 1),
-            f"{feature_join}.bias": (width,),
-        }
-        if any(key not in tensors or tensors[key].shape != shape for key, shape in shapes.items()):
-            continue  # does not fit its own config: load_tensors says so
-        join = tensors[heatmap_join].double()[:, dropped].flatten(1)  # (N, dropped)
-        weight = tensors[f"{head}.weight"].double()[dropped].flatten(1)  # (dropped, N)
-        bias = tensors[f"{head}.bias"].double()[dropped]
-        for key, extra in ((f"{feature_join}.weight", join @ weight), (f"{feature_join}.bias", join @ bias)):
-            own = tensors[key]
-            tensors[key] = (own.double() + extra.view_as(own)).to(own.dtype)
+    for stack in range(num_stacks - 1):
+        if f"heatmap_joins.{stack}.weight" not in tensors:
+            return  # this architecture hands on features alone
+        join = tensors[f"heatmap_joins.{stack}.weight"].double()[:, dropped].flatten(1)  # (N, dropped)
+        for part in ("weight", "bias"):
+            head = tensors[f"heads.{stack}.{part}"].double()[dropped].flatten(1)  # (dropped, N), or (dropped, 1)
+            own = tensors[f"feature_joins.{stack}.{part}"]
+            tensors[f"feature_joins.{stack}.{part}"] = (own.double() + (join @ head).view_as(own)).to(own.dtype)
 
 
 def _adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
@@ -120,17 +94,9 @@ def grow(model: PoseModel, smaller: PoseModel) -> None:
 
     Old channels keep their weights, with zeros for inputs from new channels. New channels keep their initial
     weights, but whatever reads them starts at zero, so they change nothing until training does. An added stack
-    is a copy of the smaller network's last, and at first gets the same input.
+    is a copy of the smaller network's last, and at first gets the same input. ``model`` is changed in place.
 
     The idea is that of Chen et al., "Net2Net", ICLR 2016 (arXiv 1511.05641), who copy channels instead.
-
-    Args:
-        model: The larger network, with its initial weights; changed in place.
-        smaller: Has at most its width and stacks, and otherwise its config; the input size may differ.
-
-    Raises:
-        TypeError: If ``smaller`` is another form of a network, such as ``deploy`` gives.
-        ValueError: If ``smaller`` is not smaller, or differs in more than size.
     """
     if type(smaller) is not type(model):
         raise TypeError(f"A {type(model).__name__} grows from a smaller one, got {type(smaller).__name__}.")
@@ -149,25 +115,22 @@ def grow(model: PoseModel, smaller: PoseModel) -> None:
 
 def _check_can_grow(config: PoseConfig, smaller: PoseConfig) -> None:
     """Raise ValueError unless the smaller network can grow into the other."""
-    if smaller.skeleton.keypoints != config.skeleton.keypoints:
-        raise ValueError(
-            f"{config.name} predicts {', '.join(config.skeleton.keypoints)}; {smaller.name}, which it should grow "
-            f"from, {', '.join(smaller.skeleton.keypoints)}. Build both with the same skeleton."
-        )
-    may_differ = {"name", "num_stacks", "width", "skeleton", "input_size"}
-    for name in (field.name for field in dataclasses.fields(PoseConfig) if field.name not in may_differ):
-        have, wanted = getattr(smaller, name), getattr(config, name)
-        if have != wanted and (name != "alpha_init" or config.gate == "fixed"):  # others have learned theirs
+    refused = f"{config.name} cannot grow from {smaller.name}: "
+    # a stack of CU-Net reads all earlier ones, so that no two are of one shape
+    sizes = {"width"} if config.architecture == "cunet" else {"width", "num_stacks"}
+    for field in dataclasses.fields(PoseConfig):
+        have, wanted = getattr(smaller, field.name), getattr(config, field.name)
+        if field.name == "skeleton":
+            have, wanted = have.keypoints, wanted.keypoints
+        if field.name == "alpha_init" and config.gate != "fixed":
+            continue  # both have learned theirs
+        if have != wanted and field.name not in {"name", "input_size", *sizes}:
             raise ValueError(
-                f"{config.name} cannot grow from {smaller.name}: its {name} is {wanted!r}, that one's {have!r}. "
-                "They may differ in width and num_stacks alone."
+                f"{refused}its {field.name} must be that one's, {have!r}, got {wanted!r}. "
+                f"Only {' and '.join(sorted(sizes))} may be larger."
             )
-    for name in ("width", "num_stacks"):
-        have, wanted = getattr(smaller, name), getattr(config, name)
-        if have > wanted:
-            raise ValueError(
-                f"{config.name} cannot grow from {smaller.name}, which is larger: {name} {have}, not at most {wanted}."
-            )
+        if field.name in sizes and have > wanted:
+            raise ValueError(f"{refused}its {field.name} must be at least {have}, got {wanted}.")
 
 
 def _source(key: str, num_stacks: int) -> str | None:
@@ -182,13 +145,9 @@ def _source(key: str, num_stacks: int) -> str | None:
 
 
 def _widened_channels(learned: Tensor, fresh: Tensor, quarter: int, new_quarter: int) -> Tensor:
-    """One value for each channel, in batch norms, biases and gates: the old channels' are the learned ones.
+    """One value for each channel, in batch norms, biases and gates, all other dimensions being of size 1.
 
-    Args:
-        learned: The smaller network's tensor, of any number of dimensions, all but one of size 1.
-        fresh: The larger network's tensor, with its initial values.
-        quarter: A quarter of the smaller network's width.
-        new_quarter: A quarter of the larger one's.
+    The old channels' are the learned ones. The quarters are those of the widths.
     """
     grown = fresh.clone()
     values = grown.view(-1)
