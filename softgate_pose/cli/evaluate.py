@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,6 @@ from softgate_pose.cli.options import (
 if TYPE_CHECKING:
     from softgate_pose.evaluation.pck import Evaluation
     from softgate_pose.evaluation.run import SourceEvaluation
-    from softgate_pose.pose.heatmaps import DecodeMethod
 
 _path = click.Path(path_type=Path)
 
@@ -70,47 +69,26 @@ def evaluate_command(
     checkpoint: Path | None,
     device: str,
     data: str,
-    flip_test: bool,
-    decode: DecodeMethod,
-    batch_size: int,
-    mean_pose: tuple[str, ...],
-    predictions: Path | None,
-    save_predictions: Path | None,
-    json_file: Path | None,
-    sheet: Path | None,
+    **options: Any,
 ) -> None:
     """Score a model, or predictions of any other, on annotated people.
 
     PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco:
     data COCO's average precision, too. The table says what exactly its protocol counts.
     """
-    from softgate_pose import evaluate_source
+    from softgate_pose.evaluation.run import evaluate_source
 
-    of_models = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": flip_test}
-    if predictions is not None:
-        others = {**of_models, "--mean-pose": mean_pose, "--save-predictions": save_predictions}
-        refuse("--predictions scores a file as it is", others)
-    if mean_pose:
+    of_models = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": options["flip_test"]}
+    if options["predictions"] is not None:
+        others = {"--mean-pose": options["mean_pose"], "--save-predictions": options["save_predictions"]}
+        refuse("--predictions scores a file as it is", of_models | others)
+    if options["mean_pose"]:
         refuse("--mean-pose scores no model", of_models)
     name, model = None, None
-    if predictions is None and not mean_pose:
+    if options["predictions"] is None and not options["mean_pose"]:
         name, model = build_model(model_name, checkpoint, device)
-    evaluate_source(
-        data,
-        model=model,
-        predictions=predictions,
-        mean_pose=mean_pose,
-        name=name,
-        flip_test=flip_test,
-        decode=decode,
-        batch_size=batch_size,
-        progress=True,
-        save_predictions=save_predictions,
-        json_file=json_file,
-        sheet=sheet,
-        inputs=model_files(name, checkpoint),
-        report=_print,
-    )
+    inputs = model_files(name, checkpoint)
+    evaluate_source(data, model=model, name=name, inputs=inputs, progress=True, report=_print, **options)
 
 
 def _print(result: SourceEvaluation) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from softgate_pose._files import require_outputs as keep_inputs  # noqa: F401 (predict's, until it moves)
+from softgate_pose._files import require_outputs
 
 if TYPE_CHECKING:
     from softgate_pose.model.base import PoseModel
@@ -116,3 +116,8 @@ def refuse(reason: str, options: Mapping[str, Any]) -> None:
     unfit = [option for option, value in options.items() if value]
     if unfit:
         raise ValueError(f"{reason}; leave out {', '.join(unfit)}.")
+
+
+def keep_inputs(outputs: Mapping[str, Path | None], read: Any) -> None:
+    """Goes when predict uses it no more."""
+    require_outputs(outputs, read, makes_parents=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
 from softgate_pose._files import checked, read_json, written_whole
-from softgate_pose.data.fields import matlab_array
+from softgate_pose.data.matlab import matlab_array
 from softgate_pose.data.people import People, Predictions, require_keypoints
 from softgate_pose.pose.skeleton import MPII
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from softgate_pose._files import checked
 from softgate_pose.data.coco import CocoAnnotation, CocoAnnotations
 from softgate_pose.data.people import Predictions
+from softgate_pose.data.schema import Key
 from softgate_pose.evaluation.pck import Evaluation
 from softgate_pose.pose.skeleton import COCO
 
@@ -37,8 +38,8 @@ _Plain = BeforeValidator(lambda value: value.tolist() if isinstance(value, (np.n
 class CocoResult(TypedDict):
     """An entry of COCO's results format; its keypoints are flat, as x, y, s."""
 
-    image_id: int | float | str
-    category_id: int | float | str
+    image_id: Key
+    category_id: Key
     keypoints: Annotated[list[float], _Plain]
     score: Annotated[FiniteFloat, _Plain]
 
