@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import GenericAlias
-from typing import IO, TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from PIL.Image import Image
 
@@ -79,16 +79,6 @@ def locked(file: Path, message: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def lock(stream: IO[bytes], message: str) -> None:
-    """Goes when nobody uses it any more."""
-    import fcntl
-
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(message) from None
 
 
 def read_json(file: Path, *, allow_nan: bool = True) -> Any:
@@ -172,7 +162,7 @@ def _first_problem(errors: Sequence[Mapping[str, Any]], value: Any) -> str:
                     continue
             path += f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{short(part)}]"
         problems.setdefault(path.removeprefix("."), []).append(_expected(error))
-        got.append(at)
+        got.append(error["ctx"]["actual_length"] if error["type"] in ("too_short", "too_long") else at)
     path, expected = next(iter(problems.items()))
     wanted = " or ".join([expected[0], *(text.removeprefix("must be ") for text in expected[1:])])
     wanted += f", got {short(got[0])}" if wanted.startswith("must") else ""

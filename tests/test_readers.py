@@ -17,11 +17,17 @@ from made_data import (
 from scipy.io import savemat
 
 from softgate_pose import COCO, LSP, MPII, Skeleton
-from softgate_pose.data import coco, sources
+from softgate_pose.data import coco, matlab, sources
 from softgate_pose.data.lsp import read_lsp, read_lspet
 from softgate_pose.data.mpii import read_mpii_json, read_mpii_mat
 from softgate_pose.data.people import concatenate, missing_images
 from softgate_pose.data.sources import read_people
+
+
+@pytest.fixture(autouse=True)
+def quick_matlab(monkeypatch):
+    """These MATLAB files are sound, and need no process of their own to read."""
+    monkeypatch.setattr(matlab, "_ask_child", matlab.answer)
 
 
 def test_coco_brings_its_own_skeleton(tmp_path):
@@ -60,47 +66,39 @@ def dog(**changes):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        ("{", "is not JSON"),
-        ([], r"not in COCO's keypoints layout: expected a dictionary, got \[\]"),
-        ({}, "'categories' is missing"),
-        (coco_data(images={}), "'images' must be a list, got a dictionary"),
-        (coco_data(images=[{"id": 7}]), "'file_name' is missing"),
+        ("{", "JSON"),
+        ([], r"got \[\]"),
+        ({}, "categories"),
+        (coco_data(images={}), "images .* got {}"),
+        (coco_data(images=[{"id": 7}]), r"images\[0\]\.file_name"),
         (
             coco_data(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]),
-            r"the image id 7 is that of 'a\.jpg' and of 'b\.jpg'; number them anew",
+            r"image id 7 .*'a\.jpg' .*'b\.jpg'",
         ),
-        (coco_data(categories=[]), "one category with keypoints, found 0"),
-        (
-            coco_data(categories=dog() + dog(id=4)),
-            r"one category with keypoints, found 2 \(dog, dog\); write a file for each",
-        ),
-        (coco_data(categories=dog(keypoints="nose")), "must be a list of names, got 'nose'"),
-        (coco_data(categories=dog(keypoints=["nose", "nose"], skeleton=[])), "names 'nose' twice"),
-        (coco_data(categories=dog(skeleton=[[0, 1]])), r"counted from 1 to 5, got \[\[0, 1\]\]"),
-        (coco_data(categories=dog(skeleton=[1, 2])), "must be pairs of keypoints"),
-        (coco_data(annotations=[]), "train.json holds nobody with a labelled keypoint"),
-        (coco_data(annotations=[coco_row(keypoints=[0] * 15)]), "holds nobody with a labelled keypoint"),
-        (
-            coco_data(annotations=[coco_row(category_id="3")]),
-            r"keypoint; the category with keypoints is 3, the annotations are of '3'\.",
-        ),
-        (coco_data(annotations=[coco_row(iscrowd="0")]), r"annotation \[0\]: iscrowd must be 0 or 1, got '0'"),
-        (coco_data(annotations=[coco_row(), "b"]), r"annotation \[1\]: expected a dictionary, got 'b'"),
-        (coco_data(annotations=[coco_row(), {"id": 1}]), r"annotation \[1\]: 'category_id' is missing"),
-        (coco_data(annotations=[coco_row(), coco_row(image_id=8)]), r"annotation \[1\]: its image_id 8 is not among"),
-        (coco_data(images=[{"id": 7, "file_name": ".."}]), r"annotation \[0\]: expected the name of an image file"),
-        (coco_data(annotations=[coco_row(keypoints=[1, 2, 2])]), r"numbers of shape \(15,\), got .* of shape \(3,\)"),
-        (
-            coco_data(annotations=[coco_row(keypoints=["1"] * 15)]),
-            r"must be numbers .*, got '1' \(str\) among",
-        ),
-        (
-            coco_data(annotations=[coco_row(keypoints=[1, 2, 2, None] * 3 + [0] * 3)]),
-            "got None .* among them",
-        ),
-        (coco_data(annotations=[coco_row(keypoints=[float("nan"), 2, 2] * 5)]), r"its nose is at \(nan, 2.0\)"),
-        (coco_data(annotations=[coco_row(bbox=[1, 2, 0, 4])]), r"have an area, got \[1.0, 2.0, 0.0, 4.0\]"),
-        (coco_data(annotations=[coco_row(bbox=[1, 2, 3])]), r"'bbox' must be numbers of shape \(4,\)"),
+        (coco_data(categories=[]), "categories .* keypoints, got 0"),
+        (coco_data(categories=dog() + dog(id=4)), r"categories .* keypoints, got 2 \(dog, dog\)"),
+        (coco_data(categories=dog(keypoints="nose")), r"categories\[0\]\.keypoints .* 'nose'"),
+        (coco_data(categories=dog(keypoints=["nose", "nose"], skeleton=[])), r"train\.json: .*'nose' twice"),
+        (coco_data(categories=dog(skeleton=[[0, 1]])), r"skeleton .* 1 to 5, got \[\[0, 1\]\]"),
+        (coco_data(categories=dog(skeleton=[1, 2])), r"skeleton\[0\] .* got 1\b"),
+        (coco_data(annotations=[]), r"train\.json .*nobody"),
+        (coco_data(annotations=[coco_row(keypoints=[0] * 15)]), "nobody"),
+        (coco_data(annotations=[coco_row(category_id="3")]), r"nobody .* is 3, .* of '3'\."),
+        (coco_data(annotations=[coco_row(iscrowd="0")]), r"annotations\[0\]\.iscrowd .* got '0'"),
+        (coco_data(annotations=[coco_row(), "b"]), r"annotations\[1\] .* got 'b'"),
+        (coco_data(annotations=[coco_row(), {"id": 1}]), r"annotations\[1\]\.category_id"),
+        (coco_data(annotations=[coco_row(), coco_row(image_id=8)]), r"annotations\[1\]\.image_id .* got 8"),
+        (coco_data(annotations=[coco_row(), coco_row(image_id=None)]), r"annotations\[1\]\.image_id .* got None"),
+        (coco_data(images=[{"id": 7, "file_name": ".."}]), r"annotations\[0\]: .*image .* got '\.\.'"),
+        (coco_data(annotations=[coco_row(keypoints=[1, 2, 2])]), r"annotations\[0\]\.keypoints .* 15 .* got 3\b"),
+        (coco_data(annotations=[coco_row(keypoints=["1"] * 15)]), r"keypoints\[0\] .* got '1'"),
+        (coco_data(annotations=[coco_row(keypoints=[1, 2, 2, None] * 3 + [0] * 3)]), r"keypoints\[3\] .* got None"),
+        (coco_data(annotations=[coco_row(keypoints=[float("nan"), 2, 2] * 5)]), r"nose.* got \[nan, 2\.0\]"),
+        (coco_data(annotations=[coco_row(bbox=[1, 2, 0, 4])]), r"bbox .* area, got \[1\.0, 2\.0, 0\.0, 4\.0\]"),
+        (coco_data(annotations=[coco_row(bbox=None)]), r"bbox .* area, got \[0\.0, 0\.0, 0\.0, 0\.0\]"),
+        (coco_data(annotations=[coco_row(bbox=[0.1, 0.2, 0.5, 1.0])]), r"bbox .* pixels.* got \[0\.1,"),
+        (coco_data(annotations=[coco_row(bbox=[1, 2, 3])]), r"bbox .* got \[1, 2, 3\]"),
+        (coco_data(annotations=[coco_row(area=float("inf"))]), r"annotations\[0\]\.area .* got inf"),
     ],
 )
 def test_broken_coco_annotations(tmp_path, data, match):
@@ -150,11 +148,11 @@ def test_one_missing_image_does_not_move_the_others(tmp_path):
 def test_coco_without_an_image_folder(tmp_path):
     source = write_coco(tmp_path, coco_data())
     (tmp_path / "train").rmdir()
-    with pytest.raises(FileNotFoundError, match=r"expected .*/train or .*/images; .* holds annotations\."):
+    with pytest.raises(FileNotFoundError, match=r"/train .*/images; .* holds annotations\."):
         read_people(source)
     with pytest.raises(
         FileNotFoundError,
-        match=r"expected .*person_keypoints_val.json or .*/val.json; .*annotations holds person_keypoints_train.json",
+        match=r"person_keypoints_val\.json .*/val\.json; .*annotations holds person_keypoints_train\.json",
     ):
         read_people(f"coco:{tmp_path}:val")
 
@@ -171,7 +169,7 @@ def test_lsp_is_read_in_zero_based_pixels_with_hidden_joints_labelled(lsp_folder
     box = people.boxes[0]
     assert ((box[:2] < low) & (box[2:] > high)).all()
     assert box[2] - box[0] == pytest.approx(float((high - low).max()) * 1.04)
-    with pytest.raises(ValueError, match=r"joints.mat holds nobody with a labelled joint in the split test"):
+    with pytest.raises(ValueError, match=r"joints\.mat .*nobody .* test"):
         read_lsp(folder, "test")
 
 
@@ -196,7 +194,7 @@ def test_broken_joints_are_named(lsp_folder, lspet_folder):
     joints = lsp_folder[1]
     joints[1, 10, 4] = np.nan
     savemat(lsp_folder[0] / "joints.mat", {"joints": joints})
-    with pytest.raises(ValueError, match=r"joints.mat: im0005.jpg: its left_elbow is at \(.*, nan\); labelled joints"):
+    with pytest.raises(ValueError, match=r"joints\.mat: im0005\.jpg: left_elbow.* nan\]"):
         read_lsp(lsp_folder[0], "train")
     joints = lspet_folder[1]
     joints[3, 0, 0] = np.nan  # not labelled
@@ -204,11 +202,11 @@ def test_broken_joints_are_named(lsp_folder, lspet_folder):
     assert len(read_lspet(lspet_folder[0])) == 3
     joints[13, 0, 3] = np.inf
     savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
-    with pytest.raises(ValueError, match=r"im00004.jpg: its head_top is at \(inf"):
+    with pytest.raises(ValueError, match=r"im00004\.jpg: head_top.* \[inf"):
         read_lspet(lspet_folder[0])
     joints[:, 2] = 0
     savemat(lspet_folder[0] / "joints.mat", {"joints": joints})
-    with pytest.raises(ValueError, match="nobody with a labelled joint in the split train"):
+    with pytest.raises(ValueError, match=r"nobody .* train"):
         read_lspet(lspet_folder[0])
 
 
@@ -269,7 +267,7 @@ def test_a_head_box_that_is_out_of_range_is_named(mpii_folder, valid_rows):
     rows = valid_rows(mpii_row(head_box=None), mpii_row(head_box=None))
     boxes = np.array([[[1, 11], [1, 1e9]], [[5, 19], [5, 17]]])
     write_head_boxes(mpii_folder, rows, headboxes_src=boxes)
-    with pytest.raises(ValueError, match=r"gt_valid\.mat: person \[1\]: its head box must be"):
+    with pytest.raises(ValueError, match=r"gt_valid\.mat: person \[1\]\.head_box .*1000000000\.0"):
         read_mpii_json(mpii_folder, "valid")
 
 
@@ -284,7 +282,7 @@ def test_an_evaluation_file_of_one_person(mpii_folder, valid_rows):
 def test_an_evaluation_file_of_other_people(mpii_folder, valid_rows):
     rows = valid_rows(mpii_row(head_box=None), mpii_row(head_box=None))
     write_head_boxes(mpii_folder, rows[:1])
-    with pytest.raises(ValueError, match=r"gt_valid.mat has 1 head boxes, .* valid.json has 2 people. Take both"):
+    with pytest.raises(ValueError, match=r"gt_valid\.mat .*1 head boxes.* valid\.json .*2 people"):
         read_mpii_json(mpii_folder, "valid")
     places = np.array([row["joints"] for row in rows]).transpose(1, 2, 0)
     places[15] += 50  # not labelled
@@ -299,16 +297,14 @@ def test_an_evaluation_file_of_other_people(mpii_folder, valid_rows):
     places[4] = np.array([row["joints"][4] for row in rows]).T
     places[3, 0, 1] += 0.2
     write_head_boxes(mpii_folder, rows, pos_gt_src=places)
-    with pytest.raises(ValueError, match=r"differ in the joints of person \[1\]. Take both files from one release"):
+    with pytest.raises(ValueError, match=r"gt_valid\.mat .*valid\.json .*\[1\]"):
         read_mpii_json(mpii_folder, "valid")
     places[3, 0, 1] = np.nan
     write_head_boxes(mpii_folder, rows, pos_gt_src=places)
-    with pytest.raises(ValueError, match=r"differ in the joints of person \[1\]"):
+    with pytest.raises(ValueError, match=r"gt_valid\.mat .*valid\.json .*\[1\]"):
         read_mpii_json(mpii_folder, "valid")
     write_head_boxes(mpii_folder, rows, jnt_missing=np.zeros((14, 2)))
-    with pytest.raises(
-        ValueError, match=r"expected numbers of shape \(16, N\) in 'jnt_missing', got float64 \(14, 2\)\."
-    ):
+    with pytest.raises(ValueError, match=r"jnt_missing .*\(16, N\), got float64 \(14, 2\)"):
         read_mpii_json(mpii_folder, "valid")
 
 
@@ -360,17 +356,15 @@ def test_the_official_release_with_all_that_is_odd_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("rect", "match"),
     [
-        (
-            mpii_rect(scale=0),
-            r"annolist \[1\], annorect \[1\]: its scale, height over 200 pixels, must be from 0.0001 to 10000, got 0",
-        ),
-        (mpii_rect(scale=np.nan), "its scale, height over 200 pixels, must be from 0.0001 to 10000, got nan"),
-        (mpii_rect(scale="big"), "scale must be a number, got 'big'"),
-        (mpii_rect(scale=1 + 2j), r"scale must be a number, got \(1\+2j\)"),
-        (mpii_rect(objpos={"x": np.inf, "y": 1}), "its centre must be finite"),
-        (mpii_rect(annopoints=mpii_points(2, 3, x=np.nan)), r"its right_hip is at \(nan, 16.0\); labelled joints"),
-        (mpii_rect(annopoints=mpii_points(16)), "the id of a point must be 0 to 15, got 16"),
-        (mpii_rect(annopoints=mpii_points(0, id=np.zeros((0, 0)))), "must be 0 to 15, got None"),
+        (mpii_rect(scale=0), r"annolist\[1\]\.annorect\[1\]\.scale .* got 0\.0"),
+        (mpii_rect(scale=np.nan), "scale .* got nan"),
+        (mpii_rect(scale="big"), "scale .* got 'big'"),
+        (mpii_rect(scale=1 + 2j), r"scale .* got '\(1\+2j\)'"),
+        (mpii_rect(objpos={"x": np.inf, "y": 1}), r"center .* got \[inf, 1\.0\]"),
+        (mpii_rect(x1=1e7), r"annorect\[1\]\.head_box .* got \[10000000\.0,"),
+        (mpii_rect(annopoints=mpii_points(2, 3, x=np.nan)), r"right_hip.* got \[nan, 16\.0\]"),
+        (mpii_rect(annopoints=mpii_points(16)), "id .* 0 to 15, got 16"),
+        (mpii_rect(annopoints=mpii_points(0, id=np.zeros((0, 0)))), "id .* 0 to 15, got None"),
     ],
 )
 def test_a_broken_official_release(tmp_path, rect, match):
@@ -380,21 +374,21 @@ def test_a_broken_official_release(tmp_path, rect, match):
 
 
 def test_an_official_release_that_is_none(tmp_path):
-    with pytest.raises(ValueError, match=r"split train alone, got 'valid'. .* mpii:FOLDER:train and mpii:FOLDER:valid"):
+    with pytest.raises(ValueError, match=r"'valid'.* mpii:FOLDER:train .*mpii:FOLDER:valid"):
         read_people(f"mpii-mat:{tmp_path}:valid")
-    with pytest.raises(FileNotFoundError, match=rf"{MPII_FILE} or .*_u12_2/{MPII_FILE}; .* is empty"):
+    with pytest.raises(FileNotFoundError, match=rf"{MPII_FILE} .*_u12_2/{MPII_FILE}.* empty"):
         read_people(f"mpii-mat:{tmp_path}:train")
     write_release(tmp_path / MPII_FILE, ("a.jpg", mpii_rect()), img_train=[0])
-    with pytest.raises(ValueError, match="no people with joints, scale and objpos on training images"):
+    with pytest.raises(ValueError, match=f"{MPII_FILE} .*objpos"):
         read_people(f"mpii-mat:{tmp_path}:train")
     write_release(tmp_path / MPII_FILE, ("a.jpg", mpii_rect()), img_train=[1, 1])
-    with pytest.raises(ValueError, match=r"got 1 images and img_train of shape \(2,\)"):
+    with pytest.raises(ValueError, match="1 images and 2 img_train"):
         read_people(f"mpii-mat:{tmp_path}:train")
     savemat(tmp_path / MPII_FILE, {"RELEASE": 5})
-    with pytest.raises(ValueError, match="expected RELEASE with annolist"):
+    with pytest.raises(ValueError, match=r"RELEASE .*annolist"):
         read_people(f"mpii-mat:{tmp_path}:train")
     savemat(tmp_path / MPII_FILE, {"annotations": 5})
-    with pytest.raises(ValueError, match="no MATLAB variable 'RELEASE'"):
+    with pytest.raises(ValueError, match=r"'RELEASE' .*'annotations'"):
         read_people(f"mpii-mat:{tmp_path}:train")
 
 
@@ -428,16 +422,16 @@ def test_holding_out_splits_by_image_and_repeats(mpii_folder):
     assert people.hold_out(0.5, seed=3)[1].images == held.images
     assert len(people.hold_out(0.0)[1]) == 0
     for share in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=r"images to hold out must be from 0 to 1, got"):
+        with pytest.raises(ValueError, match=f"0 to 1, got {share}"):
             people.hold_out(share)
 
 
 def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
     lsp, mpii = read_lsp(lsp_folder[0], "train"), read_mpii_json(mpii_folder, "valid")
-    with pytest.raises(ValueError, match=r"must have the same keypoints, got .*right_ankle.*; .*Use to_skeleton"):
+    with pytest.raises(ValueError, match=r"right_ankle.*; .*to_skeleton"):
         concatenate([lsp, mpii])
     namesake = Skeleton("lsp", tuple(reversed(LSP.keypoints)))
-    with pytest.raises(ValueError, match=r"must have the same keypoints, got .*right_ankle.*; .*Use to_skeleton"):
+    with pytest.raises(ValueError, match=r"right_ankle.*; .*to_skeleton"):
         concatenate([lsp, lsp.to_skeleton(namesake)])
     together = concatenate([lsp.to_skeleton(MPII), mpii])
     assert len(together) == 9
@@ -446,43 +440,34 @@ def test_concatenating_needs_one_skeleton(lsp_folder, mpii_folder):
 
 @pytest.mark.parametrize("source", ["", "lsp", "lsp:folder", "voc:folder:train", ":x:y"])
 def test_data_sources_have_three_parts(source):
-    with pytest.raises(ValueError, match="KIND:FOLDER:SPLIT with KIND one of coco, lsp, lspet, mpii, mpii-mat"):
+    with pytest.raises(ValueError, match=r"KIND:FOLDER:SPLIT .*coco, lsp, lspet, mpii, mpii-mat"):
         read_people(source)
 
 
 def test_data_that_are_not_there_or_not_what_was_named(tmp_path, lspet_folder, mpii_folder):
-    with pytest.raises(
-        FileNotFoundError, match=r"No LSP annotations: expected .*joints\.mat; there is no folder .*no\."
+    for source, match in (
+        (f"lsp:{tmp_path / 'no'}:train", r"LSP .*joints\.mat; .*no\."),
+        (f"lspet:{mpii_folder}:train", r"LSP-extended .*joints\.mat; .*mpii holds annot, images\."),
+        (f"mpii:{mpii_folder}:test", r"test\.json; .*annot holds valid\.json\."),
+        (f"mpii:{lspet_folder[0]}:valid", r"lspet holds images, joints.mat\."),
+        (f"mpii:{lspet_folder[0] / 'joints.mat'}:valid", r"joints.mat is no folder\."),
     ):
-        read_people(f"lsp:{tmp_path / 'no'}:train")
-    with pytest.raises(FileNotFoundError, match=r"LSP-extended .*joints\.mat; .*mpii holds annot, images\."):
-        read_people(f"lspet:{mpii_folder}:train")
-    with pytest.raises(FileNotFoundError, match=r"expected .*test\.json; .*annot holds valid\.json\."):
-        read_people(f"mpii:{mpii_folder}:test")
-    with pytest.raises(FileNotFoundError, match=r"lspet holds images, joints.mat\."):
-        read_people(f"mpii:{lspet_folder[0]}:valid")
-    with pytest.raises(FileNotFoundError, match=r"joints.mat is no folder\."):
-        read_people(f"mpii:{lspet_folder[0] / 'joints.mat'}:valid")
+        with pytest.raises(FileNotFoundError, match=match):
+            read_people(source)
     write_images(tmp_path / "images", [f"im{i:02d}.jpg" for i in range(12)])
-    with pytest.raises(FileNotFoundError, match=r"images holds im00.jpg, .*, im07.jpg and 4 more\."):
+    with pytest.raises(FileNotFoundError, match=r"images holds im00.jpg, .*, im07.jpg and 4 more"):
         read_people(f"lsp:{tmp_path / 'images'}:train")
-    with pytest.raises(
-        ValueError, match=r"\(3, 14, N\).* got float64 \(14, 3, 4\); this looks .*extended \(kind lspet\)"
-    ):
-        read_people(f"lsp:{lspet_folder[0]}:train")
     twin = lsp_twin(tmp_path)
-    with pytest.raises(ValueError, match=r"got .* \(3, 14, 2\); this looks like LSP \(kind lsp\)"):
-        read_people(f"lspet:{twin}:train")
-    with pytest.raises(ValueError, match="train and test, got 'valid'"):
-        read_people(f"lsp:{twin}:valid")
     savemat(tmp_path / "joints.mat", {"joints": np.ones((2, 14, 5))})
-    with pytest.raises(ValueError, match=r"got float64 \(2, 14, 5\)\."):
-        read_people(f"lsp:{tmp_path}:train")
-    (tmp_path / "joints.mat").write_text("no matrix")
-    with pytest.raises(ValueError, match="no MATLAB variable 'joints'"):
-        read_people(f"lsp:{tmp_path}:train")
-    with pytest.raises(ValueError, match="split train alone"):
-        read_people(f"lspet:{tmp_path}:test")
+    for source, match in (
+        (f"lsp:{lspet_folder[0]}:train", r"joints .*\(3, 14, N\), got float64 \(14, 3, 4\); .*kind lspet"),
+        (f"lspet:{twin}:train", r"joints .* got float64 \(3, 14, 2\); .*kind lsp\)"),
+        (f"lsp:{twin}:valid", "train and test, got 'valid'"),
+        (f"lspet:{tmp_path}:test", "train alone, got 'test'"),
+        (f"lsp:{tmp_path}:train", r"joints .* got float64 \(2, 14, 5\)\."),
+    ):
+        with pytest.raises(ValueError, match=match):
+            read_people(source)
 
 
 def lsp_twin(tmp_path):
@@ -494,28 +479,25 @@ def lsp_twin(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        ([], "train.json holds no people with centre and scale, of 0"),
-        ([mpii_row(center=[-1, -1], scale=-1)], "holds no people with centre and scale, of 1"),
-        ({"images": []}, "expected a list of people, got a dictionary"),
-        (["a"], r"person \[0\]: expected a dictionary, got 'a'"),
-        ([mpii_row(), {"image": "a.jpg"}], r"not in MPII's JSON layout: person \[1\]: 'center' is missing"),
-        ([mpii_row(image=5)], "expected the name of an image file, got 5"),
-        ([mpii_row(image="..")], "expected the name of an image file, got '..'"),
-        ([mpii_row(joints=[[1, 2]] * 14)], r"'joints' must be numbers of shape \(16, 2\), .* of shape \(14, 2\)"),
-        ([mpii_row(joints=[[1, 2]] * 15 + [[1]])], r"'joints' must be numbers of shape \(16, 2\)"),
-        ([mpii_row(center="left")], r"'center' must be numbers of shape \(2,\), got 'left'"),
-        ([mpii_row(center=5)], "'center' must be numbers"),
-        ([mpii_row(center=[float("nan"), 1])], "centre must be finite"),
-        (
-            [mpii_row(), mpii_row(scale=-1)],
-            r"person \[1\]: its scale, height over 200 pixels, must be from 0.0001 to 10000, got -1.0",
-        ),
-        ([mpii_row(center=[-1, -1], scale=0)], "must be from 0.0001 to 10000, got 0.0"),
-        ([mpii_row(scale=float("nan"))], "must be from 0.0001 to 10000, got nan"),
-        ([mpii_row(scale=10**400)], "'scale' must be a number"),
-        ([mpii_row(joints_vis=[1] * 15)], r"'joints_vis' must be numbers of shape \(16,\)"),
-        ([mpii_row(joints=[[1, 2]] + [[float("nan"), 1]] * 15)], r"its right_knee is at \(nan, 1.0\)"),
-        ([mpii_row(head_box=[1, 2])], r"'head_box' must be numbers of shape \(4,\)"),
+        ([], r"train\.json .*no people .* of 0"),
+        ([mpii_row(center=[-1, -1], scale=-1)], "no people .* of 1"),
+        ({"images": []}, r"train\.json .* got {'images': \[\]}"),
+        (["a"], r"\[0\] .* got 'a'"),
+        ([mpii_row(), {"image": "a.jpg"}], r"\[1\]\.center"),
+        ([mpii_row(image=5)], r"\[0\]\.image .* got 5"),
+        ([mpii_row(image="..")], r"image .* got '\.\.'"),
+        ([mpii_row(joints=[[1, 2]] * 14)], "joints .* 16 items, got 14"),
+        ([mpii_row(joints=[[1, 2]] * 15 + [[1]])], r"joints\[15\] .* 2 items, got 1"),
+        ([mpii_row(center="left")], "center .* got 'left'"),
+        ([mpii_row(center=5)], "center .* got 5"),
+        ([mpii_row(center=[float("nan"), 1])], r"\[0\]\.center .* got \[nan, 1\.0\]"),
+        ([mpii_row(), mpii_row(scale=-1)], r"\[1\]\.scale .* 0\.0001 to 10000.* got -1\.0"),
+        ([mpii_row(center=[-1, -1], scale=0)], r"scale .* got 0\.0"),
+        ([mpii_row(scale=float("nan"))], "scale .* got nan"),
+        ([mpii_row(scale=10**400)], "scale .* got a number of 1329 bits"),
+        ([mpii_row(joints_vis=[1] * 15)], "joints_vis .* 16 items, got 15"),
+        ([mpii_row(joints=[[1, 2]] + [[float("nan"), 1]] * 15)], r"\[0\]: right_knee.* got \[nan, 1\.0\]"),
+        ([mpii_row(head_box=[1, 2])], r"head_box .* got \[1, 2\]"),
     ],
 )
 def test_broken_mpii_annotations(mpii_folder, rows, match):
@@ -536,13 +518,11 @@ def test_image_names_that_lead_out_of_their_folder_are_refused(tmp_path, mpii_fo
     write_release(tmp_path / MPII_FILE, (name, mpii_rect()))
     coco = write_coco(tmp_path, coco_data(images=[{"id": 7, "file_name": name}]))
     for source, place in (
-        (f"mpii:{mpii_folder}:train", r"person \[1\]"),
-        (f"mpii-mat:{tmp_path}:train", r"annolist \[0\], annorect \[0\]"),
-        (coco, r"annotation \[0\]"),
+        (f"mpii:{mpii_folder}:train", r"\[1\]\.image"),
+        (f"mpii-mat:{tmp_path}:train", r"annolist\[0\]\.annorect\[0\]: .*image"),
+        (coco, r"annotations\[0\]: .*image"),
     ):
-        with pytest.raises(
-            ValueError, match=rf"{place}: the image '{name}' lies outside the folder of the images; write"
-        ):
+        with pytest.raises(ValueError, match=rf"{place} .* got '{name}'"):
             read_people(source)
 
 
@@ -555,14 +535,14 @@ def test_image_names_that_no_file_can_have_are_missing_images(tmp_path):
 @pytest.mark.parametrize(
     ("source", "changes", "match"),
     [
-        ("mpii", {"scale": 1e5}, "must be from 0.0001 to 10000, got 100000.0"),
-        ("mpii", {"scale": 1e-300}, "must be from 0.0001 to 10000, got 1e-300"),
-        ("mpii", {"center": [1e300, 1]}, "centre must be finite, and within 1000000 pixels"),
-        ("mpii", {"head_box": [1, 2, 3, 1e7]}, "head box must be within 1000000 pixels"),
-        ("mpii", {"joints": [[1, 1e9]] * 16}, r"its right_ankle is at \(1.0, 1000000000.0\); labelled joints must be"),
-        ("coco", {"bbox": [1e7, 0, 1, 1]}, "bbox .* within 1000000 pixels"),
-        ("coco", {"bbox": [9, 0, 1e-300, 1]}, "have an area, got"),  # lost in 9 + 1e-300
-        ("coco", {"keypoints": [1e300, 0, 2] * 5}, r"its nose is at \(1e\+300, 0.0\)"),
+        ("mpii", {"scale": 1e5}, r"scale .* got 100000\.0"),
+        ("mpii", {"scale": 1e-300}, "scale .* got 1e-300"),
+        ("mpii", {"center": [1e300, 1]}, r"center .* 1000000 pixels, got \[1e\+300"),
+        ("mpii", {"head_box": [1, 2, 3, 1e7]}, "head_box .* 1000000 pixels, got"),
+        ("mpii", {"joints": [[1, 1e9]] * 16}, r"right_ankle.* got \[1\.0, 1000000000\.0\]"),
+        ("coco", {"bbox": [1e7, 0, 1, 1]}, "bbox .* 1000000 pixels, got"),
+        ("coco", {"bbox": [9, 0, 1e-300, 1]}, "bbox .* area, got"),  # lost in 9 + 1e-300
+        ("coco", {"keypoints": [1e300, 0, 2] * 5}, r"nose.* got \[1e\+300, 0\.0\]"),
     ],
 )
 def test_people_who_are_nowhere_near_an_image(tmp_path, mpii_folder, source, changes, match):
@@ -581,3 +561,24 @@ def test_people_and_annotations_come_of_one_reading(tmp_path, lsp_folder, monkey
     assert len(people) == len(annotations.people) == 1
     assert torch.equal(people.keypoints, read_people(source).keypoints)
     assert sources.read_people_and_coco(f"lsp:{lsp_folder[0]}:train")[1] is None
+
+
+def test_people_know_the_files_that_they_were_read_from(tmp_path, mpii_folder, lsp_folder, valid_rows):
+    coco_source = write_coco(tmp_path, coco_data())
+    write_release(tmp_path / "mpii_human_pose_v1_u12_2" / MPII_FILE, ("a.jpg", mpii_rect()))
+    rows = valid_rows(mpii_row(head_box=None))
+    annot = mpii_folder / "annot"
+    lsp = lsp_folder[0] / "joints.mat"
+    for source, files in (
+        (coco_source, (tmp_path / "annotations" / "person_keypoints_train.json",)),
+        (f"mpii-mat:{tmp_path}:train", (tmp_path / "mpii_human_pose_v1_u12_2" / MPII_FILE,)),
+        (f"mpii:{mpii_folder}:valid", (annot / "valid.json",)),
+        (f"lsp:{lsp_folder[0]}:train", (lsp,)),
+    ):
+        assert read_people(source).files == files
+    write_head_boxes(mpii_folder, rows)
+    mpii = read_people(f"mpii:{mpii_folder}:valid")
+    assert mpii.files == (annot / "valid.json", annot / "gt_valid.mat")
+    assert mpii.to_skeleton(LSP).select([0]).hold_out(0.5)[0].files == mpii.files
+    people = read_people(f"lsp:{lsp_folder[0]}:train").to_skeleton(MPII)
+    assert concatenate([mpii, people, mpii]).files == (*mpii.files, lsp)

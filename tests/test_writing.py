@@ -117,7 +117,7 @@ BOX, NAN = [1, 2, 3, 4], float("nan")
 @pytest.mark.parametrize(
     ("type_", "value", "message"),
     [
-        (list[_Row], [{"bbox": BOX}, {"bbox": BOX[:3]}], "F: [1].bbox must have at least 4 items, got [1, 2, 3]."),
+        (list[_Row], [{"bbox": BOX}, {"bbox": BOX[:3]}], "F: [1].bbox must have at least 4 items, got 3."),
         (list[_Row], {}, "F must be a list, got {}."),
         (_Row, 3, "F must be an object, got 3."),
         (dict[str, _Row], {"x": {"bbox": 7}}, "F: x.bbox must be a list, got 7."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from softgate_pose.data.fields import (
-    FARTHEST,
-    Floats,
-    check_joints,
-    describe_folder,
-    error_prefix,
-    field,
-    find_file,
-    image_below,
-    key_field,
-    list_field,
-    number_field,
-    read_json,
-)
+from softgate_pose._files import checked, read_json, short
 from softgate_pose.data.people import People
+from softgate_pose.data.schema import (
+    CocoFile,
+    CocoRow,
+    Floats,
+    Key,
+    describe_folder,
+    find_file,
+    image_name,
+    require_each,
+    require_near,
+)
 from softgate_pose.pose.skeleton import COCO, Skeleton
 
 __all__ = ["CocoAnnotation", "CocoAnnotations", "coco_people", "find_coco", "read_coco", "read_coco_annotations"]
@@ -46,7 +43,7 @@ class CocoAnnotation:
         is_crowd: Whether it marks a group whose people were not annotated one by one.
     """
 
-    image_id: int | float | str | None
+    image_id: Key | None
     keypoints: Floats
     box: Floats
     area: float
@@ -79,9 +76,9 @@ class CocoAnnotations:
     file: Path
     category: dict[str, Any]
     skeleton: Skeleton
-    images: Mapping[Any, Any]
+    images: Mapping[Key, str]
     annotations: list[CocoAnnotation]
-    category_ids: frozenset[Any]
+    category_ids: frozenset[Key]
 
     @property
     def people(self) -> list[CocoAnnotation]:
@@ -98,142 +95,120 @@ def read_coco(root: Path, split: str) -> People:
     names them and their edges. A keypoint of visibility 0 is not labelled; crowds, and annotations
     without any labelled keypoint, are left out. Coordinates are taken as they are, 0-based; the box is
     the annotated one.
-
-    Raises:
-        FileNotFoundError: If there are no annotations, or no folder of images.
-        ValueError: If the file is not in COCO's keypoints layout, or nobody in it has a labelled keypoint.
     """
     return coco_people(read_coco_annotations(find_coco(root, split)), root, split)
 
 
-def coco_people(found: CocoAnnotations, root: Path, split: str) -> People:
-    """What ``read_coco`` gives, of annotations that are read already; raises as it does."""
-    people = found.people
+def find_coco(root: Path, split: str) -> Path:
+    """The file that ``read_coco`` reads."""
+    return find_file("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
+
+
+def coco_people(annotations: CocoAnnotations, root: Path, split: str) -> People:
+    """What ``read_coco`` gives, of annotations that are read already."""
+    people, category = annotations.people, annotations.category["id"]
     if not people:
-        category = found.category["id"]
-        others = "" if category in found.category_ids else ", ".join(sorted(map(repr, found.category_ids)))
+        others = "" if category in annotations.category_ids else ", ".join(map(short, annotations.category_ids))
         hint = f"; the category with keypoints is {category!r}, the annotations are of {others}" if others else ""
-        raise ValueError(f"{found.file} holds nobody with a labelled keypoint{hint}.")
-    names = [Path(found.images[person.image_id]) for person in people]
+        raise ValueError(f"{annotations.file} holds nobody with a labelled keypoint{hint}.")
+    names = [Path(annotations.images[person.image_id]) for person in people if person.image_id is not None]
     folder = _image_folder(root, split, names)
     triples = torch.from_numpy(np.stack([person.keypoints for person in people]))
     boxes = torch.from_numpy(np.stack([person.box for person in people]))
     boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
     return People(
-        found.skeleton,
+        annotations.skeleton,
         tuple(folder / name for name in names),
         triples[..., :2].contiguous(),
         triples[..., 2] > 0,
         boxes,
         torch.full_like(boxes, math.nan),
+        (annotations.file,),
     )
 
 
-def find_coco(root: Path, split: str) -> Path:
-    """The file that ``read_coco`` reads.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    return find_file("COCO", root, f"annotations/person_keypoints_{split}.json", f"annotations/{split}.json")
-
-
 def read_coco_annotations(file: Path) -> CocoAnnotations:
-    """Read COCO's keypoint annotations, of people or of anything.
-
-    Raises:
-        ValueError: If the file is not in COCO's keypoints layout.
-    """
-    layout = f"{file} is not in COCO's keypoints layout"
-    data = read_json(file)
-    with error_prefix(layout):
-        categories, images, rows = (list_field(data, name) for name in ("categories", "images", "annotations"))
-        category, skeleton = _category(categories)
-        files = _file_names(images)
-    annotations, category_ids = [], set[Any]()
-    for i, row in enumerate(rows):
-        with error_prefix(f"{layout}: annotation [{i}]"):
-            category_ids.add(key_field(row, "category_id"))
-            if row["category_id"] == category["id"]:
-                annotations.append(_annotation(row, skeleton, files))
-    return CocoAnnotations(file, category, skeleton, files, annotations, frozenset(category_ids))
+    """Read COCO's keypoint annotations, of people or of anything."""
+    raw = read_json(file)
+    data: CocoFile = checked(CocoFile, raw, f"{file} (COCO's keypoints)")
+    category, skeleton = _category(raw["categories"], file)
+    images: dict[Key, str] = {}
+    for image in data["images"]:
+        other = images.setdefault(image["id"], image["file_name"])
+        if other != image["file_name"]:
+            raise ValueError(
+                f"{file}: the image id {image['id']!r} is that of {other!r} and of {image['file_name']!r}; "
+                "number them anew."
+            )
+    rows = {i: row for i, row in enumerate(data["annotations"]) if row["category_id"] == category["id"]}
+    ids = frozenset(row["category_id"] for row in data["annotations"])
+    return CocoAnnotations(file, category, skeleton, images, _annotations(rows, skeleton, images, file), ids)
 
 
-def _file_names(images: list[Any]) -> dict[Any, Any]:
-    """Image id to file name."""
-    files: dict[Any, Any] = {}
-    for image in images:
-        name = field(image, "file_name")
-        other = files.setdefault(key_field(image, "id"), name)
-        if other != name:
-            raise ValueError(f"the image id {image['id']!r} is that of {other!r} and of {name!r}; number them anew")
-    return files
-
-
-def _category(categories: list[Any]) -> tuple[dict[str, Any], Skeleton]:
+def _category(categories: list[dict[str, Any]], file: Path) -> tuple[dict[str, Any], Skeleton]:
     """The one category with keypoints, and its skeleton."""
-    found = [category for category in categories if isinstance(category, dict) and category.get("keypoints")]
-    if len(found) != 1:
-        names = ", ".join(str(category.get("name", "unnamed")) for category in found)
-        remedy = f" ({names}); write a file for each" if found else ""
-        raise ValueError(f"expected one category with keypoints, found {len(found)}{remedy}")
-    (category,) = found
-    key_field(category, "id")
-    names = category["keypoints"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"keypoints of a category must be a list of names, got {reprlib.repr(names)}")
-    pairs = category.get("skeleton") or []
-    numbers = range(1, len(names) + 1)
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(end in numbers for end in pair) for pair in pairs
-    ):
-        raise ValueError(
-            f"skeleton must be pairs of keypoints, counted from 1 to {len(names)}, got {reprlib.repr(pairs)}"
-        )
-    edges = tuple((names[int(a) - 1], names[int(b) - 1]) for a, b in pairs)
-    skeleton = Skeleton(str(category.get("name", "custom")), tuple(names), edges)
+    candidates = [category for category in categories if category.get("keypoints")]
+    if len(candidates) != 1:
+        names = ", ".join(str(category.get("name", "unnamed")) for category in candidates)
+        remedy = f" ({names}); write a file for each" if candidates else ""
+        raise ValueError(f"{file}: categories must be one that has keypoints, got {len(candidates)}{remedy}.")
+    (category,) = candidates
+    names, pairs = category["keypoints"], category.get("skeleton") or []
+    if not all(1 <= end <= len(names) for pair in pairs for end in pair):
+        raise ValueError(f"{file}: skeleton must count keypoints from 1 to {len(names)}, got {short(pairs)}.")
+    edges = tuple((names[a - 1], names[b - 1]) for a, b in pairs)
+    try:
+        skeleton = Skeleton(category.get("name", "custom"), tuple(names), edges)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return category, COCO if skeleton.keypoints == COCO.keypoints else skeleton
 
 
-def _annotation(row: dict[str, Any], skeleton: Skeleton, files: Mapping[Any, Any]) -> CocoAnnotation:
-    """An annotation, checked; a field that is null counts as missing."""
-    image = None if row.get("image_id") is None else key_field(row, "image_id")
-    keypoints, box, area = np.zeros((len(skeleton), 3)), np.zeros(4), 0.0
-    if row.get("keypoints"):
-        keypoints = number_field(row, "keypoints", 3 * len(skeleton)).reshape(-1, 3)
-        labelled = keypoints[:, 2] > 0
-        check_joints(keypoints[:, :2], labelled, skeleton)
-        keypoints = np.where(labelled[:, None], keypoints, 0)
-    if row.get("area") is not None:
-        area = float(number_field(row, "area"))
-    is_crowd = _is_crowd(row)
-    if row.get("bbox") or (keypoints.any() and not is_crowd):
-        box = number_field(row, "bbox", 4)
-    found = CocoAnnotation(image, keypoints, box, area, is_crowd)
-    if not (np.abs(box) <= FARTHEST).all() or (found.is_person and not (box[:2] + box[2:] > box[:2]).all()):
-        raise ValueError(
-            f"its bbox (x, y, width, height) must be finite, within {FARTHEST:.0f} pixels, and have an area, "
-            f"got {box.tolist()}"
-        )
-    if found.is_person and (box[2:] <= 1).all():
-        raise ValueError(
-            f"its bbox is at most a pixel wide and high, got {box.tolist()}; boxes and keypoints are in pixels, "
-            "not from 0 to 1"
-        )
-    if not math.isfinite(area):
-        raise ValueError(f"its area must be finite, got {area}")
-    if found.is_person:
-        if key_field(row, "image_id") not in files:
-            raise ValueError(f"its image_id {image!r} is not among the images")
-        image_below(Path(), files[image])
-    return found
+def _annotations(
+    rows: Mapping[int, CocoRow], skeleton: Skeleton, images: Mapping[Key, str], file: Path
+) -> list[CocoAnnotation]:
+    """The category's annotations, by their place in the file, once people are known to be in pixels and in images."""
+    places, listed = list(rows), list(rows.values())
 
+    def place(n: int, field: str = "") -> str:
+        return f"{file}: annotations[{places[n]}]{field}"
 
-def _is_crowd(row: dict[str, Any]) -> bool:
-    crowd = row.get("iscrowd") or 0
-    if not isinstance(crowd, int | float):
-        raise ValueError(f"iscrowd must be 0 or 1, got {crowd!r}")
-    return bool(crowd)
+    flat = [row.get("keypoints") or [0.0] * (3 * len(skeleton)) for row in listed]
+    for n, numbers in enumerate(flat):
+        if len(numbers) != 3 * len(skeleton):
+            raise ValueError(
+                f"{place(n, '.keypoints')} must be {3 * len(skeleton)} numbers, x, y and visibility of each of "
+                f"{len(skeleton)} keypoints, got {len(numbers)}."
+            )
+    triples = np.array(flat, dtype=np.float64).reshape(-1, len(skeleton), 3)
+    labelled = triples[..., 2] > 0
+    require_near(triples[..., :2], labelled, skeleton, place)
+    triples[~labelled] = 0
+    boxes = np.array([row.get("bbox") or [0.0] * 4 for row in listed], dtype=np.float64).reshape(-1, 4)
+    crowds = [bool(row.get("iscrowd")) for row in listed]
+    people = labelled.any(axis=1) & ~np.array(crowds, dtype=bool)
+    has_area = (boxes[:, :2] + boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    require_each(
+        ~people | has_area, lambda n: place(n, ".bbox"), "must be x, y, width and height, and have an area", boxes
+    )
+    require_each(
+        ~people | (boxes[:, 2:] > 1).any(axis=1),
+        lambda n: place(n, ".bbox"),
+        "must be in pixels, as keypoints are, not from 0 to 1",
+        boxes,
+    )
+    for n in np.flatnonzero(people).tolist():
+        image = listed[n].get("image_id")
+        if image is None or image not in images:
+            raise ValueError(f"{place(n, '.image_id')} must be that of one of the images, got {image!r}.")
+        try:
+            image_name(images[image])
+        except ValueError as error:
+            raise ValueError(f"{place(n)}: its image {error}, got {short(images[image])}.") from None
+    return [
+        CocoAnnotation(row.get("image_id"), keypoints, box, row.get("area") or 0.0, is_crowd)
+        for row, keypoints, box, is_crowd in zip(listed, triples, boxes, crowds, strict=True)
+    ]
 
 
 def _image_folder(root: Path, split: str, images: Sequence[Path]) -> Path:

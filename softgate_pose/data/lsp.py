@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softgate_pose.data.fields import check_joints, error_prefix, find_file, matlab_array
+from softgate_pose.data.matlab import matlab_array
 from softgate_pose.data.people import People
+from softgate_pose.data.schema import find_file, require_near
 from softgate_pose.pose.skeleton import LSP
 
 __all__ = ["read_lsp", "read_lspet"]
@@ -25,11 +26,11 @@ def read_lsp(root: Path, split: str) -> People:
     if split not in ("train", "test"):
         raise ValueError(f"LSP has the splits train and test, got {split!r}.")
     file = find_file("LSP", root, "joints.mat")
-    joints = matlab_array(file, "joints", (3, 14, None))  # x, y, hidden
-    rows = range(joints.shape[2])[:1000] if split == "train" else range(joints.shape[2])[1000:]
-    points = torch.from_numpy(joints[:2].transpose(2, 1, 0)[rows.start : rows.stop].copy()) - 1
-    labelled = torch.ones(points.shape[:2], dtype=torch.bool)
-    return _people_of_joints(file, split, [root / f"images/im{i + 1:04d}.jpg" for i in rows], points, labelled)
+    joints = torch.from_numpy(matlab_array(file, "joints", (3, 14, None))).permute(2, 1, 0)  # (N, 14) x, y, hidden
+    rows = slice(1000) if split == "train" else slice(1000, None)
+    images = [root / f"images/im{i + 1:04d}.jpg" for i in range(len(joints))]
+    points = joints[rows, :, :2] - 1
+    return _people_of_joints(file, split, images[rows], points, torch.ones(points.shape[:2], dtype=torch.bool))
 
 
 def read_lspet(root: Path, split: str = "train") -> People:
@@ -40,18 +41,14 @@ def read_lspet(root: Path, split: str = "train") -> People:
     if split != "train":
         raise ValueError(f"LSP-extended has the split train alone, got {split!r}.")
     file = find_file("LSP-extended", root, "joints.mat")
-    joints = matlab_array(file, "joints", (14, 3, None))  # x, y, labelled
-    points = torch.from_numpy(joints[:, :2].transpose(2, 0, 1).copy()) - 1
-    labelled = torch.from_numpy(joints[:, 2].T > 0)
-    images = [root / f"images/im{i + 1:05d}.jpg" for i in range(len(points))]
-    return _people_of_joints(file, split, images, points, labelled)
+    joints = torch.from_numpy(matlab_array(file, "joints", (14, 3, None))).permute(2, 0, 1)  # (N, 14) x, y, labelled
+    images = [root / f"images/im{i + 1:05d}.jpg" for i in range(len(joints))]
+    return _people_of_joints(file, split, images, joints[..., :2] - 1, joints[..., 2] > 0)
 
 
 def _people_of_joints(file: Path, split: str, images: list[Path], points: Tensor, labelled: Tensor) -> People:
     """People with LSP's joints whose box is the square round the labelled ones."""
-    for image, joints, known in zip(images, points.numpy(), labelled.numpy(), strict=True):
-        with error_prefix(f"{file}: {image.name}"):
-            check_joints(joints, known, LSP)
+    require_near(points.numpy(), labelled.numpy(), LSP, lambda n: f"{file}: {images[n].name}")
     rows = labelled.any(dim=1).nonzero()[:, 0]
     if not len(rows):
         raise ValueError(f"{file} holds nobody with a labelled joint in the split {split}.")
@@ -63,8 +60,9 @@ def _people_of_joints(file: Path, split: str, images: list[Path], points: Tensor
     return People(
         LSP,
         tuple(images[i] for i in rows.tolist()),
-        torch.where(labelled.unsqueeze(-1), points, 0.0),
+        torch.where(labelled.unsqueeze(-1), points, 0.0).contiguous(),
         labelled,
         torch.cat((centre - half, centre + half), dim=1),
         torch.full((len(rows), 4), math.nan, dtype=torch.float64),
+        (file,),
     )

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from softgate_pose.data.fields import (
-    FARTHEST,
-    Floats,
-    check_joints,
-    describe,
-    error_prefix,
-    field,
-    find_file,
-    image_below,
-    matlab_array,
-    number_field,
-    read_json,
-)
-from softgate_pose.data.matlab import load_matlab
+from softgate_pose._files import checked, read_json, short
+from softgate_pose.data.matlab import load_matlab, matlab_array
 from softgate_pose.data.people import People
+from softgate_pose.data.schema import FARTHEST, Floats, MpiiRow, find_file, image_name, require_each, require_near
 from softgate_pose.pose.skeleton import MPII
 
 __all__ = ["read_mpii_json", "read_mpii_mat"]
@@ -32,51 +22,7 @@ __all__ = ["read_mpii_json", "read_mpii_mat"]
 _PERSON = 200.0  # MPII's scale is the person's height over this many pixels
 _SHIFT = 15.0  # its centre is moved down by this, times scale, to take in the feet
 _RELEASE = "mpii_human_pose_v1_u12_1.mat"
-_UNKNOWN = np.full(4, np.nan)
-_SCALES = (1e-4, 1e4)  # a person of less than a pixel is none
-
-
-@dataclass(frozen=True)
-class _Person:
-    """A person as MPII annotates them, in 1-based pixels.
-
-    Attributes:
-        image: File.
-        centre: (2,) as (x, y).
-        scale: Height over 200 pixels.
-        joints: (16, 2) as (x, y), NaN where not labelled.
-        head_box: (4,) as (x1, y1, x2, y2), NaN where unknown.
-    """
-
-    image: Path
-    centre: Floats
-    scale: float
-    joints: Floats
-    head_box: Floats
-
-    def __post_init__(self) -> None:
-        if not (np.abs(self.centre) <= FARTHEST).all():
-            raise ValueError(f"its centre must be finite, and within {FARTHEST:.0f} pixels, got {self.centre.tolist()}")
-        if not _SCALES[0] <= self.scale <= _SCALES[1]:
-            raise ValueError(
-                f"its scale, height over 200 pixels, must be from {_SCALES[0]} to {_SCALES[1]:.0f}, got {self.scale}"
-            )
-        if (np.abs(self.head_box) > FARTHEST).any():
-            raise ValueError(f"its head box must be within {FARTHEST:.0f} pixels, got {self.head_box.tolist()}")
-
-
-def _people(persons: Sequence[_Person]) -> People:
-    """0-based, with boxes of 200 pixels times scale round the moved centre."""
-    centre = torch.from_numpy(np.stack([person.centre for person in persons])) - 1
-    scale = torch.tensor([person.scale for person in persons], dtype=torch.float64)
-    points = torch.from_numpy(np.stack([person.joints for person in persons])) - 1
-    head_boxes = torch.from_numpy(np.stack([person.head_box for person in persons])) - 1
-    labelled = points.isfinite().all(dim=-1)
-    centre[:, 1] += _SHIFT * scale
-    half = (_PERSON / 2 * scale).unsqueeze(1)
-    boxes = torch.cat((centre - half, centre + half), dim=1)
-    images = tuple(person.image for person in persons)
-    return People(MPII, images, torch.where(labelled.unsqueeze(-1), points, 0.0), labelled, boxes, head_boxes)
+_UNKNOWN = [math.nan] * 4
 
 
 def read_mpii_json(root: Path, split: str) -> People:
@@ -87,54 +33,45 @@ def read_mpii_json(root: Path, split: str) -> People:
     marks by -1, are left out.
     """
     file = find_file("MPII", root, f"annot/{split}.json")
-    rows = read_json(file)
-    if not isinstance(rows, list):
-        raise ValueError(f"{file} is not in MPII's JSON layout: expected a list of people, got {describe(rows)}.")
-    persons: list[_Person | None] = []
-    for i, row in enumerate(rows):
-        with error_prefix(f"{file} is not in MPII's JSON layout: person [{i}]"):
-            persons.append(_json_person(row, root / "images"))
-    matlab = file.with_name(f"gt_{split}.mat")
-    if matlab.is_file() and any(person is not None and np.isnan(person.head_box).any() for person in persons):
-        persons = _with_head_boxes(persons, matlab, file)
-    found = [person for person in persons if person is not None]
-    if not found:
+    rows: list[MpiiRow] = checked(list[MpiiRow], read_json(file), f"{file} (MPII's JSON)")
+    centre = np.array([row["center"] for row in rows], dtype=np.float64).reshape(-1, 2)
+    scale = np.array([row["scale"] for row in rows], dtype=np.float64)
+    placed = np.flatnonzero(np.any(np.c_[centre, scale] != -1, axis=1))
+    if not len(placed):
         raise ValueError(f"{file} holds no people with centre and scale, of {len(rows)}.")
-    return _people(found)
+    joints = np.array([row["joints"] for row in rows], dtype=np.float64)
+    labelled = np.array([[visible > 0 for visible in row["joints_vis"]] for row in rows])
+    head_boxes = np.array([row.get("head_box") or _UNKNOWN for row in rows], dtype=np.float64)
+    matlab, files = file.with_name(f"gt_{split}.mat"), [file]
+    unknown = np.asarray(np.isnan(head_boxes).any(axis=1))
+    if matlab.is_file() and unknown[placed].any():
+        files.append(matlab)
+        boxes = _evaluation_head_boxes(matlab, file, joints, labelled, placed)
+        head_boxes[unknown] = boxes[unknown]
+    images = [root / "images" / rows[i]["image"] for i in placed.tolist()]
+    return _people(
+        images, centre[placed], scale[placed], joints[placed], labelled[placed], head_boxes[placed], files,
+        lambda n: f"{file}: [{placed[n]}]",
+    )  # fmt: skip
 
 
-def _json_person(row: Any, folder: Path) -> _Person | None:
-    """One row of the JSON; None if it has neither centre nor scale."""
-    image = image_below(folder, field(row, "image"))
-    centre, scale = number_field(row, "center", 2), float(number_field(row, "scale"))
-    joints, labelled = number_field(row, "joints", 16, 2), number_field(row, "joints_vis", 16) > 0
-    head_box = number_field(row, "head_box", 4) if row.get("head_box") else _UNKNOWN
-    if scale == -1 and (centre == -1).all():
-        return None
-    check_joints(joints, labelled, MPII)
-    return _Person(image, centre, scale, np.where(labelled[:, None], joints, np.nan), head_box)
-
-
-def _with_head_boxes(persons: list[_Person | None], matlab: Path, file: Path) -> list[_Person | None]:
-    """Fill in unknown head boxes from HRNet's evaluation file, which has the same people in the same order."""
+def _evaluation_head_boxes(
+    matlab: Path, file: Path, joints: Floats, labelled: NDArray[np.bool_], placed: NDArray[np.intp]
+) -> Floats:
+    """Head boxes (N, 4) in HRNet's evaluation file, which must have the same people in the same order."""
     boxes = matlab_array(matlab, "headboxes_src", (2, 2, None)).transpose(2, 0, 1).reshape(-1, 4)
     places = matlab_array(matlab, "pos_gt_src", (16, 2, None)).transpose(2, 0, 1)
     missing = matlab_array(matlab, "jnt_missing", (16, None)).T > 0
     remedy = f"Take both files from one release, or remove {matlab.name} to go without its head boxes"
-    if not len(boxes) == len(places) == len(missing) == len(persons):
+    if not len(boxes) == len(places) == len(missing) == len(joints):
         counts = f"{len(boxes)} head boxes, {len(places)} positions and {len(missing)} rows of missing joints"
-        raise ValueError(f"{matlab} has {counts}, {file.name} has {len(persons)} people. {remedy}.")
-    filled: list[_Person | None] = []
-    for i, person in enumerate(persons):
-        if person is not None:
-            both = np.isfinite(person.joints).all(axis=1) & ~missing[i]
-            if not (np.abs(person.joints - places[i])[both] <= 1).all():  # NaN is no agreement either
-                raise ValueError(f"{matlab} and {file.name} differ in the joints of person [{i}]. {remedy}.")
-            if not np.isfinite(person.head_box).all():
-                with error_prefix(f"{matlab}: person [{i}]"):
-                    person = replace(person, head_box=boxes[i])
-        filled.append(person)
-    return filled
+        raise ValueError(f"{matlab} has {counts}, {file.name} has {len(joints)} people. {remedy}.")
+    with np.errstate(invalid="ignore"):  # infinities
+        same = ~labelled | missing | (np.abs(joints - places) <= 1).all(axis=2)  # NaN is no agreement either
+    for i in placed[~same[placed].all(axis=1)][:1]:
+        raise ValueError(f"{matlab} and {file.name} differ in the joints of person [{i}]. {remedy}.")
+    _require_near_heads(boxes[placed], lambda n: f"{matlab}: person [{placed[n]}]")
+    return boxes
 
 
 def read_mpii_mat(root: Path, split: str = "train") -> People:
@@ -153,66 +90,111 @@ def read_mpii_mat(root: Path, split: str = "train") -> People:
             f"publications use are in its JSON layout: mpii:FOLDER:train and mpii:FOLDER:valid."
         )
     file = find_file("MPII", root, _RELEASE, f"mpii_human_pose_v1_u12_2/{_RELEASE}")
-    persons = []
-    for i, entry in _training_images(file):
-        for j, rect in enumerate(_listed(_part(entry, "annorect"))):
-            with error_prefix(f"{file} is not as MPII's release: annolist [{i}], annorect [{j}]"):
-                person = _mat_person(entry, rect, root / "images")
-            if person is not None:
-                persons.append(person)
-    if not persons:
-        raise ValueError(f"{file} holds no people with joints, scale and objpos on training images.")
-    return _people(persons)
-
-
-def _training_images(file: Path) -> list[tuple[int, Any]]:
-    """The entries of annolist for training, with their indices in it."""
     release = load_matlab(file, "RELEASE", structs=True)
-    images, training = _listed(_part(release, "annolist")), np.atleast_1d(_part(release, "img_train"))
-    if not images or training.shape != (len(images),):
+    entries, training = _listed(_part(release, "annolist")), _part(release, "img_train")
+    training = training if isinstance(training, list) else [training]
+    if not entries or len(training) != len(entries):
         raise ValueError(
-            f"{file} is not as MPII's release: expected RELEASE with annolist and one img_train for each of its "
-            f"images, got {len(images)} images and img_train of shape {training.shape}."
+            f"{file} is not MPII's release: RELEASE must have annolist and one img_train for each of its images, got "
+            f"{len(entries)} images and {len(training)} img_train."
         )
-    return [(i, images[i]) for i, is_training in enumerate(training.tolist()) if is_training == 1]
+    places: list[str] = []
+    images: list[Path] = []
+    numbers: list[list[float | None]] = []
+    for i, entry in enumerate(entries):
+        for j, rect in enumerate(_listed(_part(entry, "annorect")) if training[i] == 1 else []):
+            place = f"{file}: annolist[{i}].annorect[{j}]"
+            person = _rect_numbers(rect, place)
+            if person is not None:
+                name = _part(_part(entry, "image"), "name")
+                try:
+                    images.append(root / "images" / image_name(name))
+                except ValueError as error:
+                    raise ValueError(f"{place}: its image {error}, got {short(name)}.") from None
+                places.append(place)
+                numbers.append(person)
+    if not numbers:
+        raise ValueError(f"{file} holds no people with joints, scale and objpos on training images.")
+    table = np.array(numbers, dtype=np.float64)
+    joints, head_boxes = table[:, 7:].reshape(-1, 16, 3), table[:, 3:7]
+    _require_near_heads(head_boxes, places.__getitem__)
+    return _people(
+        images, table[:, :2], table[:, 2], joints[..., :2], joints[..., 2] > 0, head_boxes, [file], places.__getitem__
+    )
 
 
-def _mat_person(entry: Any, rect: Any, folder: Path) -> _Person | None:
-    """One annorect; None if it lacks joints, scale or position, as many do that are not the subject."""
+def _rect_numbers(rect: Any, place: str) -> list[float | None] | None:
+    """An annorect's centre (2), scale, head box (4), and x, y and whether it is labelled of each of 16 joints.
+
+    None if it lacks joints, scale or position, as many do that are not the subject.
+    """
+
+    def number(struct: Any, name: str) -> float | None:
+        value = _part(struct, name)
+        if value is not None and not isinstance(value, (int, float)):
+            raise ValueError(f"{place}: {name} must be a number, got {short(value)}.")
+        return value
+
     objpos = _part(rect, "objpos")
-    scale, x, y = _scalar(rect, "scale"), _scalar(objpos, "x"), _scalar(objpos, "y")
-    joints, labelled = np.full((16, 2), np.nan), np.zeros(16, dtype=bool)
+    centre_scale = [number(objpos, "x"), number(objpos, "y"), number(rect, "scale")]
+    joints = [[math.nan, math.nan, 0.0] for _ in range(16)]
     for point in _listed(_part(_part(rect, "annopoints"), "point")):
-        joint, place = _scalar(point, "id"), (_scalar(point, "x"), _scalar(point, "y"))
-        if joint is None or joint not in range(16):
-            raise ValueError(f"the id of a point must be 0 to 15, got {joint}")
-        if None not in place:
-            joints[int(joint)], labelled[int(joint)] = place, True
-    if scale is None or x is None or y is None or not labelled.any():
+        joint, x, y = (number(point, name) for name in ("id", "x", "y"))
+        if joint not in range(16):
+            raise ValueError(f"{place}: id of a point must be 0 to 15, got {short(joint)}.")
+        if x is not None and y is not None:
+            joints[int(joint or 0)] = [x, y, 1.0]
+    corners = [number(rect, name) for name in ("x1", "y1", "x2", "y2")]
+    if None in centre_scale or not any(labelled for _, _, labelled in joints):
         return None
-    check_joints(joints, labelled, MPII)
-    corners = [_scalar(rect, name) for name in ("x1", "y1", "x2", "y2")]
-    head_box = _UNKNOWN if None in corners else np.array(corners, dtype=np.float64)
-    image = image_below(folder, _part(_part(entry, "image"), "name"))
-    return _Person(image, np.array([x, y]), scale, joints, head_box)
+    return [*centre_scale, *(_UNKNOWN if None in corners else corners), *(value for joint in joints for value in joint)]
+
+
+def _people(
+    images: Sequence[Path],
+    centre: Floats,
+    scale: Floats,
+    joints: Floats,
+    labelled: NDArray[np.bool_],
+    head_boxes: Floats,
+    files: Sequence[Path],
+    place: Callable[[int], str],
+) -> People:
+    """People in 0-based pixels, of N in 1-based ones, with boxes of 200 pixels times scale round the moved centre."""
+    near = np.all(np.abs(centre) <= FARTHEST, axis=1)
+    require_each(near, lambda n: f"{place(n)}.center", f"must be finite and within {FARTHEST:.0f} pixels", centre)
+    require_each(
+        np.logical_and(scale >= 1e-4, scale <= 1e4),  # from less than a pixel on
+        lambda n: f"{place(n)}.scale",
+        "must be from 0.0001 to 10000, the person's height over 200 pixels",
+        scale,
+    )
+    require_near(joints, labelled, MPII, place)
+    middle = torch.from_numpy(centre) - 1
+    middle[:, 1] += _SHIFT * torch.from_numpy(scale)
+    half = torch.from_numpy(_PERSON / 2 * scale).unsqueeze(1)
+    return People(
+        MPII,
+        tuple(images),
+        torch.from_numpy(np.where(labelled[..., None], joints - 1, 0.0)),
+        torch.from_numpy(labelled),
+        torch.cat((middle - half, middle + half), dim=1),
+        torch.from_numpy(head_boxes) - 1,
+        tuple(files),
+    )
+
+
+def _require_near_heads(boxes: Floats, place: Callable[[int], str]) -> None:
+    near = ~np.any(np.abs(boxes) > FARTHEST, axis=1)  # NaN says that one is not known
+    require_each(near, lambda n: f"{place(n)}.head_box", f"must be within {FARTHEST:.0f} pixels", boxes)
 
 
 def _part(struct: Any, name: str) -> Any:
     """A field of a MATLAB struct; None if it is empty or missing, or if there is no struct."""
     value = struct.get(name) if isinstance(struct, dict) else None
-    return None if isinstance(value, np.ndarray) and not value.size else value
+    return None if value == [] else value
 
 
 def _listed(value: Any) -> list[Any]:
     """The structs of a MATLAB struct array, which is a struct itself where it has one."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
-
-
-def _scalar(struct: Any, name: str) -> float | None:
-    """A number in a MATLAB struct; None for one that is empty or not there."""
-    value = _part(struct, name)
-    if value is None:
-        return None
-    if np.ndim(value) or isinstance(value, (str, dict)) or np.iscomplexobj(value):
-        raise ValueError(f"{name} must be a number, got {describe(value)}")
-    return float(value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ __all__ = ["People", "Predictions", "concatenate", "missing_images", "require_ke
 
 _BETWEEN = {"pelvis": ("right_hip", "left_hip"), "thorax": ("right_shoulder", "left_shoulder")}
 """Keypoints that a skeleton may lack and that are taken as the middle of two others (paper, section 4)."""
+
+_COLUMNS = ("keypoints", "labelled", "boxes", "head_boxes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class People:
         labelled: (N, K) bool.
         boxes: (N, 4) float64 as (x0, y0, x1, y1): the person, without the margin of a crop.
         head_boxes: (N, 4) float64, NaN where unknown.
+        files: The annotation files that these people were read from.
     """
 
     skeleton: Skeleton
@@ -38,6 +43,7 @@ class People:
     labelled: Tensor
     boxes: Tensor
     head_boxes: Tensor
+    files: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,8 +52,7 @@ class People:
         """These people, in this order."""
         rows = torch.as_tensor(indices, dtype=torch.long)
         images = tuple(self.images[i] for i in rows.tolist())
-        columns = (column[rows] for column in (self.keypoints, self.labelled, self.boxes, self.head_boxes))
-        return People(self.skeleton, images, *columns)
+        return dataclasses.replace(self, images=images, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     def to_skeleton(self, skeleton: Skeleton) -> People:
         """The same people with another skeleton's keypoints, by name.
@@ -63,23 +68,19 @@ class People:
             if names and len(sources) == len(names):
                 labelled[:, i] = self.labelled[:, sources].all(dim=1)
                 keypoints[:, i] = self.keypoints[:, sources].mean(dim=1) * labelled[:, i, None]
-        return People(skeleton, self.images, keypoints, labelled, self.boxes, self.head_boxes)
+        return dataclasses.replace(self, skeleton=skeleton, keypoints=keypoints, labelled=labelled)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[People, People]:
-        """Split into (kept, held out) at random, no image in both.
-
-        Raises:
-            ValueError: If the share of the images is not from 0 to 1.
-        """
+        """The people of the other images, and those of this share of the images, drawn at random."""
         if not 0 <= share <= 1:
             raise ValueError(f"The share of images to hold out must be from 0 to 1, got {share}.")
         images = sorted(set(self.images))
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-        held = {images[i] for i in order[: math.ceil(share * len(images))]}
+        chosen = {images[i] for i in order[: math.ceil(share * len(images))]}
         rows = range(len(self))
         return (
-            self.select([i for i in rows if self.images[i] not in held]),
-            self.select([i for i in rows if self.images[i] in held]),
+            self.select([i for i in rows if self.images[i] not in chosen]),
+            self.select([i for i in rows if self.images[i] in chosen]),
         )
 
 
@@ -101,11 +102,7 @@ class Predictions:
         return len(self.keypoints)
 
     def select_keypoints(self, names: Sequence[str]) -> Predictions:
-        """These keypoints alone, in this order.
-
-        Raises:
-            ValueError: If one of them was not predicted.
-        """
+        """These keypoints alone, in this order; all must have been predicted."""
         require_keypoints(self.keypoint_names, names, "The system")
         columns = [self.keypoint_names.index(name) for name in names]
         scores = None if self.scores is None else self.scores[:, columns]
@@ -123,22 +120,17 @@ def require_keypoints(predicted: Sequence[str], wanted: Sequence[str], subject: 
 
 
 def concatenate(groups: Sequence[People]) -> People:
-    """All people of several tables with the same keypoints.
-
-    Raises:
-        ValueError: If there is no table, or the keypoints differ.
-    """
+    """All people of one or more tables with the same keypoints."""
     skeletons = {group.skeleton.keypoints for group in groups}
     if len(skeletons) != 1:
         listed = "; ".join(", ".join(keypoints) for keypoints in sorted(skeletons)) or "no people"
         raise ValueError(f"People to concatenate must have the same keypoints, got {listed}. Use to_skeleton.")
-    return People(
-        groups[0].skeleton,
-        tuple(image for group in groups for image in group.images),
-        *(
-            torch.cat([getattr(group, column) for group in groups])
-            for column in ("keypoints", "labelled", "boxes", "head_boxes")
-        ),
+    columns: dict[str, Any] = {name: torch.cat([getattr(group, name) for group in groups]) for name in _COLUMNS}
+    return dataclasses.replace(
+        groups[0],
+        images=tuple(image for group in groups for image in group.images),
+        files=tuple(dict.fromkeys(file for group in groups for file in group.files)),
+        **columns,
     )
 
 

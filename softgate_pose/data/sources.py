@@ -10,7 +10,7 @@ from softgate_pose.data.lsp import read_lsp, read_lspet
 from softgate_pose.data.mpii import read_mpii_json, read_mpii_mat
 from softgate_pose.data.people import People
 
-__all__ = ["READERS", "annotation_files", "parse_source", "read_people", "read_people_and_coco"]
+__all__ = ["READERS", "parse_source", "read_people", "read_people_and_coco"]
 
 READERS: dict[str, Callable[[Path, str], People]] = {
     "coco": read_coco,
@@ -19,7 +19,7 @@ READERS: dict[str, Callable[[Path, str], People]] = {
     "mpii": read_mpii_json,
     "mpii-mat": read_mpii_mat,
 }
-"""Kind of data to its reader, from the data's folder and a split to people."""
+"""Kind of data to its reader, from the data's folder and a split to people, with the files that it read."""
 
 
 def read_people(source: str) -> People:
@@ -46,19 +46,9 @@ def read_people_and_coco(source: str) -> tuple[People, CocoAnnotations | None]:
 
 
 def parse_source(source: str) -> tuple[str, Path, str]:
-    """The kind, folder and split of ``KIND:FOLDER:SPLIT``.
-
-    Raises:
-        ValueError: If it is not of that form.
-    """
+    """The kind, folder and split of ``KIND:FOLDER:SPLIT``."""
     kind, _, rest = source.partition(":")
     folder, _, split = rest.rpartition(":")
     if kind not in READERS or not folder or not split:
         raise ValueError(f"Data is KIND:FOLDER:SPLIT with KIND one of {', '.join(READERS)}; got {source!r}.")
     return kind, Path(folder), split
-
-
-def annotation_files(source: str) -> list[Path]:
-    """All files in the folder of ``KIND:FOLDER:SPLIT`` that may be somebody's annotations."""
-    folder = parse_source(source)[1]
-    return [file for pattern in ("annotations/*", "annot/*", "*.mat") for file in folder.glob(pattern)]
