@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.report import Table
 from softgate_pose import zoo
 from softgate_pose.config import PoseConfig
-from softgate_pose.weights.record import WEIGHTS_FILE, commands, data_lines
+from softgate_pose.weights.record import WEIGHTS_FILE, commands, data_lines, read_config, read_training
 
 ROOT = Path(__file__).parent.parent
 FILES = ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/speed.md")
@@ -53,16 +53,14 @@ def summary(file: Path) -> list[str]:
         "|---|---:|---|---:|" + "---:|" * len(columns),
     ]
     for weights in (entry for name in zoo.MODELS for entry in zoo.pretrained_entries(name)):
-        config = zoo.read_config(weights)
+        config = read_config(weights)
         cells = [f"[`{weights.name}`]({_page(file, weights.model)})", "–", _size(config), "–"]
         if weights.folder is not None and config is not None:
             height, width = config.input_size
             cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
             cells[3] = f"{zoo.get_entry(weights.model).macs * width * height / 256**2 / 1e9:.2f} G"
         found = {
-            (row["data"], row["protocol"]): row
-            for row in zoo.read_training(weights).get("metrics", ())
-            if row["flip_test"]
+            (row["data"], row["protocol"]): row for row in read_training(weights).get("metrics", ()) if row["flip_test"]
         }
         for wanted, parts in SUMMARY.items():
             row = found.get(wanted, {})
@@ -81,7 +79,7 @@ def measured(file: Path, pattern: str = "*") -> list[str]:
         "|---|---|---|" + "---:|" * len(PARTS),
     ]
     for i, weights in enumerate(zoo.pretrained_entries(pattern)):
-        training, size = zoo.read_training(weights), _size(zoo.read_config(weights))
+        training, size = read_training(weights), _size(read_config(weights))
         baselines = training.get("baseline", ()) if i == 0 else ()
         for label, found in ((f"`{weights.name}`, {size} px", training.get("metrics", ())), (_MEAN_POSE, baselines)):
             for row in found:
@@ -94,14 +92,21 @@ def measured(file: Path, pattern: str = "*") -> list[str]:
 _MEAN_POSE = "always the mean training pose"
 
 
+_STACKS = {
+    "softgate": "[Soft-gated hourglasses](../network.md)",
+    "hourglass": "[The hourglasses of Newell et al.](../models.md#networks-to-compare-with)",
+    "cunet": "[The U-Nets of Tang et al.](../models.md#networks-to-compare-with)",
+}
+
+
 def card(file: Path) -> list[str]:
     """All that is known of one model, whose page this is."""
     name = file.stem
     entry, published = zoo.get_entry(name), zoo.pretrained_entries(name)
     config = entry.config
     lines = [
-        f"{config.num_stacks} hourglass{'es' if config.num_stacks > 1 else ''} of width {config.width} and depth "
-        f"{config.depth}. Without weights it has {config.num_keypoints} keypoints ({config.skeleton.name}) and takes "
+        f"{_STACKS[config.architecture]}, {config.num_stacks} of width {config.width} and depth {config.depth}. "
+        f"Without weights it has {config.num_keypoints} keypoints ({config.skeleton.name}) and takes "
         f"{_px(config.input_size)} px; weights bring their own.",
         "",
         "| | counted here | reported in the paper |",
@@ -126,7 +131,7 @@ def card(file: Path) -> list[str]:
 
 def _weights_card(file: Path, weights: zoo.PretrainedEntry) -> list[str]:
     """One set of weights: what it takes, what it measures, how it came to be."""
-    config, training = zoo.read_config(weights), zoo.read_training(weights)
+    config, training = read_config(weights), read_training(weights)
     where = "in the package" if weights.folder is not None else f"`hf-hub:{weights.repo}@{weights.revision}`"
     lines = [f"## Weights `{weights.name}`", "", "| | |", "|---|---|", f"| where | {where} |"]
     if config is not None:
