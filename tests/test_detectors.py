@@ -124,7 +124,8 @@ def test_the_example_goes_from_photo_to_people_to_keypoints(made, tmp_path, monk
 @pytest.mark.parametrize("convert", [torchvision_boxes, ultralytics_boxes, supervision_boxes])
 @pytest.mark.parametrize("wrong", [None, "photo.jpg", {"boxes": []}, torch.zeros(2, 4)])
 def test_anything_else_is_refused(convert, wrong):
-    with pytest.raises(TypeError, match=r"Expected an? (dict with boxes|ultralytics Results|supervision Detections)"):
+    got = "dict with boxes" if isinstance(wrong, dict) else type(wrong).__name__
+    with pytest.raises(TypeError, match=rf"(boxes, labels|Results|Detections).*{got}"):
         convert(wrong)
 
 
@@ -133,17 +134,17 @@ def test_anything_else_is_refused(convert, wrong):
     [(torchvision_boxes, torchvision_output([1] * 4)), (ultralytics_boxes, ultralytics_results([0] * 4))],
 )
 def test_the_list_of_a_batch_is_refused_with_the_remedy(convert, found):
-    with pytest.raises(TypeError, match=r"got a list\. Pass one image's, model\("):
+    with pytest.raises(TypeError, match=r"list.*model\("):
         convert([found])
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match=r"4 boxes have 2 classes"):
+    with pytest.raises(ValueError, match=r"4 boxes.*2 classes"):
         torchvision_boxes({**torchvision_output([1] * 4), "labels": torch.tensor([1, 1])})
-    with pytest.raises(ValueError, match=r"called 'person': ball, net\. Pass the number"):
+    with pytest.raises(ValueError, match=r"'person'.*ball, net.*person="):
         ultralytics_boxes(ultralytics_results([0] * 4, {0: "ball", 1: "net"}))
     segmented = SimpleNamespace(boxes=None, names=NAMES)  # a classifier's results have no boxes
-    with pytest.raises(TypeError, match="Results with boxes"):
+    with pytest.raises(TypeError, match=r"Results.*boxes"):
         ultralytics_boxes(segmented)
 
 

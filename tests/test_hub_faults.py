@@ -17,6 +17,7 @@ from hub_server import TINY_NETWORK, assert_same_weights
 
 from softgate_pose import create_model, zoo
 from softgate_pose.cli import main
+from softgate_pose.weights.files import weights_digest
 
 NAME = "hf-hub:someone/tiny"
 WEIGHTS = r"model\.safetensors"
@@ -57,31 +58,21 @@ def assert_plain_error(error, name=NAME):
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "match"),
     [
-        (401, {}, PermissionError, r"the Hub refuses it: log in with `hf auth login`, or set HF_TOKEN"),
-        (
-            401,
-            {"X_Error_Code": "RepoNotFound"},
-            FileNotFoundError,
-            r"no model someone/tiny, .*check the name, or log in",
-        ),
-        (403, GATED, PermissionError, r"someone/tiny is gated: ask for access on its page on the Hub, then log in"),
-        (403, {}, PermissionError, r"the Hub refuses it: log in .*a token that may read it\. \(.*403"),
-        (404, {"X_Error_Code": "RepoNotFound"}, FileNotFoundError, r"no model someone/tiny, .*check the name"),
-        (404, {"X_Error_Code": "RevisionNotFound"}, FileNotFoundError, r"no model someone/tiny, .*check the name"),
-        (404, {"X_Error_Code": "EntryNotFound"}, FileNotFoundError, r"someone/tiny has no (config\.json|model\.safe)"),
-        (429, {"Retry_After": "7"}, OSError, r"too many requests\. Wait some minutes, then try again, or log in"),
-        (
-            500,
-            {},
-            OSError,
-            r"is not in the cache and cannot be downloaded: the Hub itself fails\. Try again later\. \(.*500",
-        ),
-        (503, {}, OSError, r"the Hub itself fails\. Try again later\. \(.*503"),
+        (401, {}, PermissionError, r"refuses.*`hf auth login`.*HF_TOKEN"),
+        (401, {"X_Error_Code": "RepoNotFound"}, FileNotFoundError, r"no such model.*name.*log in"),
+        (403, GATED, PermissionError, r"gated.*log in"),
+        (403, {}, PermissionError, r"refuses.*log in.*403"),
+        (404, {"X_Error_Code": "RepoNotFound"}, FileNotFoundError, r"no such model.*name"),
+        (404, {"X_Error_Code": "RevisionNotFound"}, FileNotFoundError, r"no such model or revision"),
+        (404, {"X_Error_Code": "EntryNotFound"}, FileNotFoundError, r"no such file"),
+        (429, {"Retry_After": "7"}, OSError, r"not in the cache.*Wait.*429"),
+        (500, {}, OSError, r"Wait.*500"),
+        (503, {}, OSError, r"Wait.*503"),
     ],
 )
 def test_a_status_is_explained(hub, repo, tiny_model, on, status, headers, kind, match):
     hub.break_down(on, status=status, headers=headers)
-    with pytest.raises(kind, match=match) as caught:
+    with pytest.raises(kind, match=rf"(config\.json|{WEIGHTS}) of someone/tiny .*{match}") as caught:
         create_model(NAME)
     assert type(caught.value) is kind
     assert_plain_error(caught.value)
@@ -101,7 +92,7 @@ def test_a_connection_dropped_half_way(hub, repo, tiny_model, saved):
     try:
         model = create_model(NAME)
     except OSError as error:
-        assert "Check the connection and try again" in str(error)  # noqa: PT017
+        assert "try again" in str(error)  # noqa: PT017
         model = create_model(NAME)
     assert_same_weights(model, tiny_model)
 
@@ -110,7 +101,7 @@ def test_a_connection_dropped_half_way(hub, repo, tiny_model, saved):
 def test_a_file_that_never_comes_whole(hub, repo, tiny_model, cut):
     """Its status and the size it announces are right."""
     hub.break_down(f"GET .*{WEIGHTS}", cut=cut)
-    with pytest.raises(OSError, match=rf"{WEIGHTS} of someone/tiny .*Check the connection and try again") as caught:
+    with pytest.raises(OSError, match=rf"{WEIGHTS} of someone/tiny .*try again") as caught:
         create_model(NAME)
     assert_plain_error(caught.value)
     assert_recovers(hub, tiny_model)
@@ -118,7 +109,7 @@ def test_a_file_that_never_comes_whole(hub, repo, tiny_model, cut):
 
 def test_a_file_that_is_short(hub, repo, tiny_model, saved):
     hub.break_down(f"GET .*{WEIGHTS}", body=saved["model.safetensors"][:-1])
-    with pytest.raises(OSError, match=r"cannot be downloaded: OSError: Consistency check failed.*try again") as caught:
+    with pytest.raises(OSError, match=rf"{WEIGHTS} of someone/tiny .*OSError.*try again") as caught:
         create_model(NAME)
     assert_plain_error(caught.value)
     assert_recovers(hub, tiny_model)
@@ -137,7 +128,7 @@ def test_a_server_that_stalls(hub, repo, tiny_model, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     hub.break_down("GET .*", pause=30)
-    with pytest.raises(OSError, match=r"cannot be downloaded: \w*(Timeout|ConnectionError).*and try again"):
+    with pytest.raises(OSError, match=r"someone/tiny .*(Timeout|ConnectionError).*try again"):
         create_model(NAME)
     assert_recovers(hub, tiny_model)
 
@@ -156,12 +147,12 @@ def test_a_page_instead_of_a_file(hub, repo, tiny_model, saved, name):
     """A proxy's page is not taken; nor is one that passes for the file, and the cache does not keep it."""
     page = b"<html>Sign in</html>"
     hub.break_down(name, body=page, bare=True)
-    with pytest.raises(OSError, match=r"is not the Hub, but perhaps a proxy .*sign-in page\. Sign in") as caught:
+    with pytest.raises(OSError, match=rf"{name} of someone/tiny .*not the Hub.*Sign in") as caught:
         create_model(NAME)
     assert_plain_error(caught.value)
     hub.recover()
     hub.break_down(f"GET .*{name}", body=page.ljust(len(saved[name])))
-    with pytest.raises(ValueError, match=r"not JSON|not a valid safetensors file") as caught:
+    with pytest.raises(ValueError, match=name) as caught:
         create_model(NAME)
     assert_plain_error(caught.value)
     assert_recovers(hub, tiny_model)
@@ -170,11 +161,11 @@ def test_a_page_instead_of_a_file(hub, repo, tiny_model, saved, name):
 def test_a_page_in_the_cache_is_kept_no_longer_than_the_hub_is_down(hub, repo, tiny_model, saved):
     pinned = f"{NAME}@{repo}"
     hub.break_down(f"GET .*{WEIGHTS}", body=b"<html>".ljust(len(saved["model.safetensors"])))
-    with pytest.raises(ValueError, match="not a valid safetensors file"):
+    with pytest.raises(ValueError, match=WEIGHTS):
         create_model(pinned)
     hub.recover()
     hub.break_down(".*", status=503)
-    with pytest.raises(ValueError, match=r"not a valid safetensors file.*tiny@\w+ cannot be downloaded: the Hub"):
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}.*safetensors file.*someone/tiny@\w+ .*503"):
         create_model(pinned)
     assert_recovers(hub, tiny_model, pinned)
 
@@ -183,7 +174,7 @@ def test_a_wrong_hash_is_downloaded_again_and_then_refused(hub, published, tiny_
     wrong = dataclasses.replace(published, sha256="0" * 64)
     with monkeypatch.context() as patch:
         patch.setattr(zoo, "_pretrained", lambda: {wrong.name: wrong})
-        with pytest.raises(RuntimeError, match=r"not the published sgpose_0m5_1s\.test: .*expected 0000") as caught:
+        with pytest.raises(RuntimeError, match=r"sgpose_0m5_1s\.test.*expected 0000") as caught:
             create_model("sgpose_0m5_1s", pretrained=True)
         downloads = [request for request in hub.requests if request.startswith("GET") and "safetensors" in request]
         assert len(downloads) == 2
@@ -210,7 +201,7 @@ def test_a_damaged_cache_mends_itself(hub, published, tiny_model, name, damage):
     content = cached.read_bytes()
     cached.resolve().write_bytes(damage(content) if name == "model.safetensors" else content[:100])
     hub.down = True
-    with pytest.raises((RuntimeError, ValueError), match=r"(not the published|cannot be used|not a valid).*try again"):
+    with pytest.raises((RuntimeError, ValueError), match=rf"{name}.*try again"):
         create_model("sgpose_0m5_1s", pretrained=True, **TINY_NETWORK)
     assert_recovers(hub, tiny_model, "sgpose_0m5_1s", pretrained=True, **TINY_NETWORK)
 
@@ -221,7 +212,7 @@ def test_a_full_disk(hub, repo, tiny_model):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(OSError, match=r"File too large.*Make room, or set HF_HUB_CACHE to a folder on") as caught:
+        with pytest.raises(OSError, match=r"File too large.*HF_HUB_CACHE") as caught:
             create_model(NAME)
         assert_plain_error(caught.value)
     finally:
@@ -263,15 +254,16 @@ def test_a_read_only_cache(hub, repo, tiny_model, monkeypatch):
             assert hub.requests == []
             assert_same_weights(create_model(NAME), tiny_model)
             hub.commit("someone/other", hub.repos["someone/tiny"][repo])
-            with pytest.raises(OSError, match=r"cache .* cannot be written: .*Set HF_HUB_CACHE to a folder") as caught:
+            with pytest.raises(OSError, match=r"cache .*HF_HUB_CACHE") as caught:
                 create_model("hf-hub:someone/other")
             assert_plain_error(caught.value, "hf-hub:someone/other")
         assert_recovers(hub, tiny_model, "hf-hub:someone/other")
 
 
-def run(*arguments, **environment):
+def run(code, **environment):
+    code = f"from softgate_pose import create_model\nfrom softgate_pose.weights.files import weights_digest\n{code}"
     return subprocess.Popen(
-        [sys.executable, "-m", "softgate_pose", *arguments],
+        [sys.executable, "-c", code],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -279,35 +271,25 @@ def run(*arguments, **environment):
     )
 
 
-def test_two_processes_download_the_same_file_at_once(hub, repo, tiny_model, photo, tmp_path):
+def test_two_processes_download_the_same_file_at_once(hub, repo, tiny_model):
     """Neither starts before the other is there, and the first is slow."""
-    photo.save(tmp_path / "photo.png")
     hub.break_down(f"HEAD .*{WEIGHTS}", meet=threading.Barrier(2), times=2)
     hub.break_down(f"GET .*{WEIGHTS}", pause=0.05)
-    processes = [run("predict", str(tmp_path / "photo.png"), "--model", NAME) for _ in range(2)]
+    processes = [run(f"print(weights_digest(create_model({NAME!r})))") for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0] == outputs[1]
+    assert outputs == [f"{weights_digest(tiny_model)}\n"] * 2
     hub.requests.clear()
     assert_same_weights(create_model(f"{NAME}@{repo}"), tiny_model)
     assert hub.requests == []
 
 
-def test_offline_the_cache_is_used_and_what_it_lacks_is_said(hub, repo, photo, tmp_path):
-    photo.save(tmp_path / "photo.png")
+def test_offline_the_cache_is_used_and_what_it_lacks_is_said(hub, repo, tiny_model):
     create_model(NAME)
     hub.requests.clear()
-    processes = [
-        run("predict", str(tmp_path / "photo.png"), "--model", name, HF_HUB_OFFLINE="1")
-        for name in (NAME, "hf-hub:someone/other")
-    ]
-    cached, missing = (process.communicate(timeout=120)[0] for process in processes)
-    assert "photo.png, person 0" in cached
-    assert missing == (
-        "Error: config.json of someone/other is not in the cache and cannot be downloaded: HF_HUB_OFFLINE is set. "
-        "Unset it, or pass checkpoint= or local-dir: for weights on this machine.\n"
-    )
-    assert [process.returncode for process in processes] == [0, 1]
+    code = f"print(weights_digest(create_model({NAME!r})), flush=True)\ncreate_model('hf-hub:someone/other')"
+    output, _ = run(code, HF_HUB_OFFLINE="1").communicate(timeout=120)
+    assert output.splitlines()[0] == weights_digest(tiny_model)
+    assert re.match(r"OSError: config\.json of someone/other .*HF_HUB_OFFLINE.*local-dir:", output.splitlines()[-1])
     assert hub.requests == []
 
 
@@ -325,9 +307,7 @@ def test_a_hub_that_cannot_be_reached(hub, repo, tiny_model, monkeypatch, how):
             for module in (constants, file_download):  # of HF_ENDPOINT, when it was imported; old versions copy it
                 patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere, raising=False)
         assert_same_weights(create_model(NAME), tiny_model)
-        with pytest.raises(
-            OSError, match=r"config\.json of someone/other .*Check the connection and try again"
-        ) as caught:
+        with pytest.raises(OSError, match=r"config\.json of someone/other .*try again") as caught:
             create_model("hf-hub:someone/other")
         assert_plain_error(caught.value, "hf-hub:someone/other")
     assert_recovers(hub, tiny_model, "hf-hub:someone/other")

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from click.testing import CliRunner
+from hub_server import assert_same_weights
 
 from softgate_pose import create_model, save_pretrained, zoo
 from softgate_pose.cli import main
@@ -51,29 +52,31 @@ def rows_of(output):
     return json.loads(output[output.index("[\n") :])
 
 
-def test_every_bundled_model_is_published_byte_for_byte_and_loads_pinned(hub):
-    status, output = publish("owner")
-    assert status == 0
-    rows = rows_of(output)
-    assert [f"{row['model']}.{row['tag']}" for row in rows] == zoo.list_pretrained()
-    for row in rows:
-        name = f"{row['model']}.{row['tag']}"
-        folder = zoo.get_pretrained(name).folder
-        assert row["repo"] == f"owner/{name}"
-        assert f"uploaded as commit {row['revision']}" in output
-        files = hub.repos[row["repo"]][row["revision"]]
-        assert set(files) == {file.name for file in folder.iterdir()}
+def test_every_bundled_model_would_be_published_byte_for_byte():
+    publications = plan("owner")
+    assert [publication.weights.name for publication in publications] == zoo.list_pretrained()
+    for publication in publications:
+        name, folder = publication.weights.name, publication.weights.folder
+        assert publication.repo == f"owner/{name}"
+        assert set(publication.files) == {file.name for file in folder.iterdir()}
         for file in ("config.json", "model.safetensors", "training.json"):
-            assert files[file] == (folder / file).read_bytes()
-        assert (
-            hashlib.sha256(files["model.safetensors"]).hexdigest() == row["sha256"] == zoo.get_pretrained(name).sha256
-        )
-        bundled_card = (folder / "README.md").read_text("utf-8")
-        assert files["README.md"].decode() == bundled_card.replace(f'"{name}"', f'"hf-hub:owner/{name}"')
+            assert publication.files[file] == (folder / file).read_bytes()
+        card = (folder / "README.md").read_text("utf-8")
+        assert publication.files["README.md"].decode() == card.replace(f'"{name}"', f'"hf-hub:owner/{name}"')
 
-        model = create_model(f"hf-hub:{row['repo']}@{row['revision']}")
-        bundled = create_model(name).state_dict()
-        assert all(torch.equal(value, bundled[key]) for key, value in model.state_dict().items())
+
+def test_a_published_model_is_what_was_planned_and_loads_pinned(hub):
+    status, output = publish("owner", "sgpose_0m5_1s")
+    assert status == 0
+    (row,) = rows_of(output)
+    name = f"{row['model']}.{row['tag']}"
+    assert f"uploaded as commit {row['revision']}" in output
+    (publication,) = plan("owner", name)
+    assert hub.repos == {f"owner/{name}": {row["revision"]: publication.files}}
+    assert row["repo"] == f"owner/{name}"
+    digest = hashlib.sha256(publication.files["model.safetensors"]).hexdigest()
+    assert digest == row["sha256"] == zoo.get_pretrained(name).sha256
+    assert_same_weights(create_model(f"hf-hub:{row['repo']}@{row['revision']}"), create_model(name))
 
 
 def test_the_rows_are_what_the_index_takes(hub, two_bundled, tmp_path, monkeypatch):
@@ -104,7 +107,8 @@ def test_a_pattern_chooses(hub, two_bundled):
     assert list(hub.repos) == ["owner/sgpose_1m0_2s.made"]
     status, output = publish("owner", "sgpose_9*")
     assert status == 1
-    assert "No bundled weights match 'sgpose_9*'; there are: sgpose_0m5_1s.made, sgpose_1m0_2s.made." in output
+    assert "'sgpose_9*'" in output
+    assert "sgpose_0m5_1s.made, sgpose_1m0_2s.made" in output
 
 
 def test_again_uploads_only_what_differs(hub, two_bundled):
@@ -142,7 +146,7 @@ def test_private_repositories_are_seen_by_their_owner_alone(hub, two_bundled, mo
     assert create_model("hf-hub:owner/sgpose_0m5_1s.made").config.name == "tiny"
     monkeypatch.setenv("HF_TOKEN", "hf_somebody")
     shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
-    with pytest.raises(FileNotFoundError, match="private and you are not logged in"):
+    with pytest.raises(FileNotFoundError, match=r"owner/sgpose_0m5_1s\.made.*private.*HF_TOKEN"):
         create_model("hf-hub:owner/sgpose_0m5_1s.made")
 
 
@@ -175,5 +179,5 @@ def test_weights_that_are_not_the_bundled_ones_are_not_sent(hub, two_bundled):
 
 @pytest.mark.parametrize("owner", ["some one", "owner/repo", ""])
 def test_an_owner_that_cannot_be_is_refused(owner):
-    with pytest.raises(ValueError, match="cannot be an owner on the Hub"):
+    with pytest.raises(ValueError, match=f"{owner!r}.*owner"):
         plan(owner)
