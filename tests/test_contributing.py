@@ -1,6 +1,7 @@
 """What CONTRIBUTING.md tells to write works when it is put where it tells to put it."""
 
 import ast
+import dataclasses
 import re
 import runpy
 from graphlib import TopologicalSorter
@@ -11,14 +12,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from made_data import write_images
+from torch.utils.flop_counter import FlopCounterMode
 
 import softgate_pose
-from softgate_pose import create_model, decode_heatmaps, list_models, render_heatmaps, zoo
+from softgate_pose import create_model, decode_heatmaps, deploy, get_preset, list_models, predict, render_heatmaps, zoo
 from softgate_pose.cli import main
 from softgate_pose.data.sources import READERS, read_people
+from softgate_pose.model.registry import NETWORKS
 from softgate_pose.pose import heatmaps
+from softgate_pose.training.loop import fit
 
 ROOT = Path(__file__).parent.parent
+PHOTO = ROOT / "examples" / "photo.jpg"
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
@@ -64,6 +69,44 @@ def test_a_model_is_a_line(monkeypatch, capsys):
     assert "| parameters | 115,664 | – |" in tables["card"](ROOT / "docs" / "models" / f"{name}.md")
 
 
+def test_a_network_is_a_class(monkeypatch, tmp_path, lsp_folder):
+    plain = run_block("Add a network")["PlainPose"]
+    (name,) = re.findall(r"`\"(\w+)\": PlainPose`", section("Add a network"))
+    monkeypatch.setitem(NETWORKS, name, plain)
+    (line,) = re.findall(r"^ *(_entry\(.*\)),$", section("Add a network"), re.MULTILINE)
+    model_name, entry = eval(line, {"_entry": zoo._entry})
+    monkeypatch.setitem(zoo.MODELS, model_name, entry)
+    with torch.device("meta"):
+        model = plain(entry.config).eval()
+        images = torch.empty(1, 3, 256, 256)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert (sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2) == (entry.params, entry.macs)
+
+    run(
+        "train", model_name, "--data", f"lsp:{lsp_folder[0]}:train", "--size", 64, "--epochs", 1, "--batch-size", 2,
+        "--set", "width=8", "--hold-out", 0, "--out", tmp_path / "run",
+    )  # fmt: skip
+    trained = create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
+    assert isinstance(trained, plain)
+    poses = [predict(network, PHOTO) for network in (trained, deploy(trained))]
+    torch.testing.assert_close(poses[0].keypoints, poses[1].keypoints, atol=0.01, rtol=0)
+    with pytest.raises(ValueError, match="keypoints"):
+        create_model(f"local-dir:{tmp_path / 'run' / 'model'}", num_keypoints=17)
+
+
+def test_a_task_is_what_the_loop_does_not_know(monkeypatch, tmp_path, lsp_folder):
+    task = run_block("Add a task")["MiddleTask"]
+    people = read_people(f"lsp:{lsp_folder[0]}:train")
+    torch.manual_seed(0)
+    model = create_model("sgpose_0m5_1s", width=8, depth=1, input_size=(32, 32), num_keypoints=1)
+    recipe = dataclasses.replace(get_preset("fast").recipe, epochs=2, batch_size=2)
+    losses = []
+    fit(task(model, people), recipe, tmp_path / "run", report=lambda epoch: losses.append(epoch.row["loss"]))
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
 def test_a_data_set_is_a_function(monkeypatch, tmp_path):
     read_sticks = run_block("Add a data set")["read_sticks"]
     (kind,) = re.findall(r"`\"(\w+)\": read_sticks`", section("Add a data set"))
@@ -79,12 +122,16 @@ def test_a_data_set_is_a_function(monkeypatch, tmp_path):
     people = read_people(f"{kind}:{folder}:train")
     assert people.keypoints.tolist() == [[[10, 12.5], [40, 40]], [[20, 30], [0, 0]]]
     assert people.labelled.tolist() == [[True, True], [True, False]]
+    assert people.files == (folder / "train.csv",)
     assert people.skeleton.mirror == (1, 0)
     assert people.keypoints.dtype == people.boxes.dtype == people.head_boxes.dtype == torch.float64
     assert all(image.is_file() for image in people.images)
 
     data = f"{kind}:{folder}:train"
     assert "2 scored, 0 left out" in run("evaluate", "--data", data, "--mean-pose", data)
+    command = ["evaluate", "--data", data, "--mean-pose", data, "--json", str(people.files[0])]
+    assert CliRunner().invoke(main, command).exit_code != 0
+    assert people.files[0].read_text() == "\n".join(rows)
     run(
         "train", "sgpose_0m5_1s", "--skeleton", "data", "--data", data, "--size", 64, "--epochs", 1,
         "--batch-size", 2, "--hold-out", 0, "--out", tmp_path / "run",

@@ -25,7 +25,7 @@ from softgate_pose.cli import main
 from softgate_pose.cli.train import _parse_settings
 from softgate_pose.data.sources import parse_source, read_people
 from softgate_pose.training.recipe import get_preset
-from softgate_pose.weights.record import commands
+from softgate_pose.weights.record import commands, read_training
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -363,7 +363,7 @@ def test_what_cites_the_project_names_it_as_the_package_does():
 def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     """Two of one model, and one of another that lies on the Hub alone."""
     first = zoo.get_pretrained(zoo.list_pretrained()[0])
-    folder, known = first.folder, zoo.read_training(first)
+    folder, known = first.folder, read_training(first)
     rows = [{"model": "sgpose_1m0_2s", "tag": tag, "sha256": tag * 64, "bundled": True} for tag in "ab"]
     rows.append({"model": "sgpose_small_4s", "tag": "far", "sha256": "c" * 64, "repo": "o/r", "revision": "d" * 40})
     (tmp_path / "index.json").write_text(json.dumps(rows))
