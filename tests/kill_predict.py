@@ -1,7 +1,7 @@
-"""Kill `softgate-pose predict` at many moments: python tests/kill_predict.py MODEL PHOTOS FOLDER SUFFIX
+"""Kill `predict_folder` at many moments: python tests/kill_predict.py MODEL PHOTOS FOLDER SUFFIX
 
 Prints what was seen after each run as a line of JSON: how the run ended, the output, how many lines the part file has,
-and what an undisturbed run wrote. Each run is a fork of this process, so that what is imported is imported once.
+and what an undisturbed run wrote. Each run is a fork of this process, so that all is imported and loaded once.
 """
 
 import json
@@ -12,19 +12,20 @@ from pathlib import Path
 
 import torch
 
-from softgate_pose.cli import main
+from softgate_pose import create_model, deploy
+from softgate_pose.folder.run import predict_folder
 
 
-def start(arguments, kill_at=None):
+def start(model, photos, out, kill_at=None):
     """Fork a run; it kills itself as it is about to open, truncate, rename or remove its nth file in the folder."""
     pid = os.fork()
     if pid:
         return pid
-    status, events, folder = 1, 0, str(Path(arguments[arguments.index("--out") + 1]).parent)
+    status, events = 2, 0
 
     def count(event, values):
         nonlocal events
-        if event in ("open", "os.rename", "os.remove", "os.truncate") and str(values[0]).startswith(folder):
+        if event in ("open", "os.rename", "os.remove", "os.truncate") and str(values[0]).startswith(str(out.parent)):
             events += 1
             if events == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -32,9 +33,8 @@ def start(arguments, kill_at=None):
     sys.addaudithook(count)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
-        main(arguments, standalone_mode=True)
-    except SystemExit as end:
-        status = end.code
+        outcomes = list(predict_folder(model, photos, out=out, pictures=out.parent / "drawn"))
+        status = int(any(outcome.problem for outcome in outcomes))
     finally:
         os._exit(status)
 
@@ -54,27 +54,26 @@ def look(out):
 
 def seen_at_kills(model, photos, folder, suffix):
     torch.set_num_threads(1)
+    model = deploy(create_model(f"local-dir:{model}"))
 
-    def command(name):
-        place = folder / name
-        given = ["predict", str(photos), "--model", f"local-dir:{model}", "--out", str(place / f"poses{suffix}")]
-        return place / f"poses{suffix}", [*given, "--pictures", str(place / "drawn")]
+    def place(name):
+        return folder / name / f"poses{suffix}"
 
-    out, arguments = command("whole")
-    assert wait(start(arguments)) == 1  # some photos are bad
+    out = place("whole")
+    assert wait(start(model, photos, out)) == 1  # a photo is bad
     whole = look(out)["output"]
     for kill_at in range(1, 100):
-        out, arguments = command(f"event{kill_at}")
-        status = wait(start(arguments, kill_at))
+        out = place(f"event{kill_at}")
+        status = wait(start(model, photos, out, kill_at))
         yield {"run": f"killed at {kill_at}", "status": status, "whole": whole, **look(out)}
         if status != -signal.SIGKILL:
             break
         if not out.exists():
-            status = wait(start(arguments))
-            yield {"run": f"killed at {kill_at}, gone on", "status": status, "whole": whole, **look(out)}
-    out, arguments = command("again")
+            status = wait(start(model, photos, out))
+            yield {"run": f"killed at {kill_at}, resumed", "status": status, "whole": whole, **look(out)}
+    out = place("again")
     for _ in range(99):
-        status = wait(start(arguments, kill_at=7))
+        status = wait(start(model, photos, out, kill_at=7))
         yield {"run": "killed at 7 again", "status": status, "whole": whole, **look(out)}
         if out.exists():
             break

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
@@ -18,20 +14,13 @@ from softgate_pose.cli.options import (
     build_model,
     decode_option,
     flip_test_option,
-    keep_inputs,
+    model_files,
     model_options,
     plain_errors,
 )
-from softgate_pose.folder.boxes import read_boxes
-from softgate_pose.folder.photos import find_photos, picture_paths
-from softgate_pose.folder.results import Results
-from softgate_pose.folder.run import is_done, predict_photos
-from softgate_pose.model.deploy import deploy
-from softgate_pose.model.softgate import SoftGatePose
-from softgate_pose.pose.heatmaps import DecodeMethod
-from softgate_pose.prediction.poses import Poses
-from softgate_pose.prediction.predict import predict
-from softgate_pose.weights.files import file_digest, weights_digest
+
+if TYPE_CHECKING:
+    from softgate_pose import Poses
 
 
 @click.command("predict")
@@ -39,7 +28,6 @@ from softgate_pose.weights.files import file_digest, weights_digest
 @model_options
 @click.option(
     "--boxes",
-    "boxes_file",
     type=click.Path(path_type=Path),
     help='People: JSON {"photo.jpg": [[x0, y0, x1, y1], ...]} or CSV image,x0,y0,x1,y1. '
     "[default: each photo is one person]",
@@ -56,77 +44,49 @@ def predict_command(
     model_name: str | None,
     checkpoint: Path | None,
     device: str,
-    boxes_file: Path | None,
-    flip_test: bool,
-    decode: DecodeMethod,
-    batch_size: int,
     out: Path | None,
     pictures: Path | None,
-    overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Find people's keypoints in PHOTOS: files, or folders of them.
 
-    A photo that cannot be read is passed over and listed at the end, with exit status 1. An
-    interrupted run with --out goes on where it stopped when the same command is given again.
+    A photo that cannot be read is skipped and listed at the end, with exit status 1. An interrupted
+    run with --out resumes where it stopped when the same command is given again.
     """
-    found = find_photos(photos, leave_out=pictures)
-    boxes = None if boxes_file is None else read_boxes(boxes_file)
+    from softgate_pose.folder.run import predict_folder
+
     name, model = build_model(model_name, checkpoint, device)
-    weights = None
-    if out is not None:  # only the part file records which weights made it
-        weights = weights_digest(model) if isinstance(model, SoftGatePose) else file_digest(Path(name))
-    if isinstance(model, SoftGatePose):
-        model = deploy(model)
-    drawn = None if pictures is None else picture_paths(found, pictures)
-    keep_inputs({"--out": out}, [file for file in (boxes_file, checkpoint, Path(name)) if file is not None])
-    settings = {
-        "photos": [str(source.resolve()) for source in photos],
-        "model": name,
-        "checkpoint": None if checkpoint is None else str(checkpoint),
-        "weights": weights,
-        "boxes": None if boxes is None else hashlib.sha256(json.dumps(boxes).encode()).hexdigest(),
-        "flip_test": flip_test,
-        "decode": decode,
-    }
-    run = partial(predict, model, flip_test=flip_test, decode=decode, batch_size=batch_size)
-    failed: list[str] = []
-    gone = 0
-    with nullcontext() if out is None else Results(out, settings, overwrite=overwrite) as results:
-        done = sum(is_done(photo, results, drawn) for photo in found)
-        if done:
-            click.echo(f"Going on: {done} of {_photos(len(found))} are done.", err=True)
-        try:
-            with _progress(len(found), "photos", done=done) as bar:
-                for photo, poses, problem in predict_photos(found, run, boxes=boxes, results=results, pictures=drawn):
-                    bar.update()
-                    if problem is not None:
-                        failed.append(problem)
-                    elif poses is not None and out is None and pictures is None:
-                        with bar.external_write_mode():
-                            _print_poses(photo.name, poses)
-        except KeyboardInterrupt:
-            if results is not None:
-                click.echo(f"\nInterrupted; {results.part} keeps what is done.", err=True)
-                click.echo("Give the command again to go on.", err=True)
-            sys.exit(130)
-        if results is not None:
-            gone = len(results.done.keys() - {photo.name for photo in found})
-            results.finish([photo.name for photo in found])
-    succeeded = len(found) - len(failed)
+    files = model_files(name, checkpoint)
+    run = predict_folder(model, photos, out=out, pictures=pictures, inputs=files, **settings)
+    count = len(run.photos)
+    if run.done:
+        click.echo(f"Going on: {run.done} of {_photos(count)} are done.", err=True)
+    problems: list[str] = []
+    bar = tqdm(total=count, initial=run.done, unit=" photos", disable=count - run.done < 2, file=sys.stderr)
+    try:
+        with bar:
+            for photo, poses, problem in run:
+                bar.update()
+                if problem is not None:
+                    problems.append(problem)
+                elif poses is not None and out is None and pictures is None:
+                    with bar.external_write_mode():
+                        _print_poses(photo.name, poses)
+    except KeyboardInterrupt:
+        if run.part is not None:
+            click.echo(f"\nInterrupted; {run.part} keeps what is done.", err=True)
+            click.echo("Give the command again to go on.", err=True)
+        sys.exit(130)
     if out is not None:
-        more = f", and of {gone} that {'is' if gone == 1 else 'are'} no longer there" if gone else ""
-        click.echo(f"{out}: poses of {_photos(succeeded)}{more}.", err=True)
+        more = f", and of {run.gone} that {'is' if run.gone == 1 else 'are'} no longer there" if run.gone else ""
+        click.echo(f"{out}: poses of {_photos(count - len(problems))}{more}.", err=True)
     if pictures is not None:
-        click.echo(f"{pictures}: {_photos(succeeded)} with skeletons.", err=True)
-    if failed:
-        click.echo(f"{len(failed)} of {_photos(len(found))} failed:", err=True)
-        for problem in failed:
+        click.echo(f"{pictures}: {_photos(count - len(problems))} with skeletons.", err=True)
+    if problems:
+        click.echo(f"{len(problems)} of {_photos(count)} failed:", err=True)
+        for problem in problems:
             click.echo(f"  {problem}", err=True)
         sys.exit(1)
-
-
-def _progress(total: int, unit: str, *, done: int) -> Any:
-    return tqdm(total=total, initial=done, unit=f" {unit}", disable=total - done < 2, file=sys.stderr)
 
 
 def _photos(count: int) -> str:

@@ -1,30 +1,53 @@
-"""Files of people's boxes, in JSON or CSV."""
+"""Where the boxes of a photo's people come from: a file, in JSON or CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import reprlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["Boxes", "read_boxes"]
+from pydantic import Field, InstanceOf
 
-Boxes = list[list[float]]
+from softgate_pose._files import checked, short
+from softgate_pose.folder.photos import Photo
+
+__all__ = ["Boxes", "box_lookup", "read_boxes"]
+
+Boxes = list[Annotated[list[float], Field(min_length=4, max_length=4)]]
 """Boxes of one photo's people, each (x0, y0, x1, y1) in pixels of the upright photo."""
+
+_COLUMNS = ("image", "x0", "y0", "x1", "y1")
+
+
+def box_lookup(boxes: Mapping[str, Boxes] | None, photos: Sequence[Photo]) -> Callable[[Photo], Boxes | None]:
+    """Photo to its boxes, None for the whole photo: the one place where a run over ``photos`` gets boxes from.
+
+    A photo is looked up by its path as given, by its path below the folder, and by its file name, if no other has it.
+    """
+    if boxes is None:
+        return lambda photo: None
+    names = Counter(_file_name(photo) for photo in photos)
+
+    def look_up(photo: Photo) -> Boxes:
+        unique = [_file_name(photo)] if names[_file_name(photo)] == 1 else []
+        for key in (photo.path.as_posix(), photo.name, *unique):
+            if key in boxes:
+                return boxes[key]
+        raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")
+
+    return look_up
+
+
+def _file_name(photo: Photo) -> str:
+    return photo.name.rpartition("/")[2]
 
 
 def read_boxes(file: Path) -> dict[str, Boxes]:
-    """Boxes of people from a file: photo name to (x0, y0, x1, y1), in pixels of the upright photo.
-
-    JSON: ``{"photo.jpg": [[x0, y0, x1, y1], ...]}``. CSV: a header line with the columns image, x0,
-    y0, x1 and y1, and a line for each person.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is neither, names a photo twice in JSON, or a box is not four numbers.
-    """
+    """Photo name to boxes, from JSON ``{"photo.jpg": [[x0, y0, x1, y1], ...]}`` or CSV ``image,x0,y0,x1,y1``."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -32,51 +55,45 @@ def read_boxes(file: Path) -> dict[str, Boxes]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The boxes file {file} cannot be read: {error}") from None
     try:
-        boxes = _boxes_in_csv(text) if file.suffix.lower() == ".csv" else _boxes_in_json(text)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError, csv.Error) as error:
+        return _boxes_in_csv(text) if file.suffix.lower() == ".csv" else _boxes_in_json(text)
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(
-            f"{file} is not a boxes file ({type(error).__name__}: {error}). Expected JSON "
+            f"{file} is not a boxes file: {str(error).removesuffix('.')}. Expected JSON "
             '{"photo.jpg": [[x0, y0, x1, y1], ...]} or CSV with the columns image,x0,y0,x1,y1.'
         ) from None
-    for name, rows in boxes.items():
-        for box in rows:
-            if len(box) != 4:
-                raise ValueError(f"{file}: a box of {name!r} has {len(box)} numbers, expected x0, y0, x1, y1.")
-    return boxes
 
 
 def _boxes_in_csv(text: str) -> dict[str, Boxes]:
     table = csv.DictReader(io.StringIO(text))
-    lacking = {"image", "x0", "y0", "x1", "y1"} - set(table.fieldnames or ())
-    if lacking:
-        raise ValueError(f"the first line does not name {', '.join(sorted(lacking))}")
+    missing = [name for name in _COLUMNS if name not in (table.fieldnames or ())]
+    if missing:
+        raise ValueError(f"the first line does not name {', '.join(missing)}")
     boxes: dict[str, Boxes] = {}
     for row in table:
-        values = [row[key] for key in ("x0", "y0", "x1", "y1")]
-        if row["image"] is None or None in values:
-            raise ValueError(f"line {table.line_num} has fewer values than the first line has names")
-        boxes.setdefault(_as_given(row["image"]), []).append([float(value) for value in values])
+        name, *numbers = (row[column] for column in _COLUMNS)
+        try:
+            boxes.setdefault(_spelling(name), []).append([float(number) for number in numbers])
+        except (TypeError, ValueError):  # None where a line is short
+            raise ValueError(
+                f"line {table.line_num} must have a name and four numbers, got {short([name, *numbers])}"
+            ) from None
     return boxes
 
 
 def _boxes_in_json(text: str) -> dict[str, Boxes]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, value in pairs:
-            if _as_given(name) in found:
+            if _spelling(name) in values:
                 raise ValueError(f"{name!r} is named twice; give one list with all people of a photo")
-            found[_as_given(name)] = value
-        return found
+            values[_spelling(name)] = value
+        return values
 
-    boxes = json.loads(text, object_pairs_hook=unique)
-    for name, rows in boxes.items():
-        if not isinstance(rows, list) or not all(isinstance(box, list) for box in rows):
-            raise ValueError(f"{name!r} has {reprlib.repr(rows)}, not a list of boxes")
-        if any(isinstance(value, bool | str) for box in rows for value in box):
-            raise ValueError(f"a box of {name!r} holds what is not a number: {reprlib.repr(rows)}")
-    return {name: [[float(value) for value in box] for box in rows] for name, rows in boxes.items()}
+    # a name need not be text, which pydantic's own strings must
+    boxes: dict[str, Boxes] = checked(dict[InstanceOf[str], Boxes], json.loads(text, object_pairs_hook=unique), "it")
+    return boxes
 
 
-def _as_given(name: str) -> str:
+def _spelling(name: str) -> str:
     """A photo's path in one spelling: ./a.jpg is a.jpg."""
     return PurePosixPath(name).as_posix()

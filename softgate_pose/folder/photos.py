@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ from softgate_pose.data.images import IMAGE_SUFFIXES
 __all__ = ["PICTURE_MARK", "Photo", "find_photos", "picture_paths"]
 
 PICTURE_MARK = b"Drawn by softgate_pose"
-"""The comment in the pictures that are drawn, by which they are told from photos."""
+"""The JPEG comment of every picture. A file without it is somebody's, and is never replaced."""
 
 _MARK_WITHIN = 512  # bytes from a JPEG's beginning
 
@@ -29,20 +29,11 @@ class Photo:
         return self.folder / self.name
 
 
-def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Photo]:
+def find_photos(sources: Iterable[str | os.PathLike[str]], *, leave_out: Path | None = None) -> list[Photo]:
     """All photos that are named, or lie anywhere below a named folder, in order of their path.
 
-    A link to a file counts as a file, even one that leads nowhere; a link to a folder is not followed.
-
-    Args:
-        sources: Files and folders.
-        leave_out: A folder to pass over where it lies inside a source: that of the pictures. It is no source itself.
-
-    Raises:
-        FileNotFoundError: If a source does not exist.
-        OSError: If a folder cannot be listed.
-        ValueError: If a folder holds no file with an image's ending, two photos have one name, or ``leave_out`` is
-            a source.
+    A link to a file counts as a file, even one that leads nowhere; a link to a folder is not followed. ``leave_out``
+    is a folder to skip where it lies inside a source: that of the pictures.
     """
     photos: list[Photo] = []
     for source in map(Path, sources):
@@ -51,15 +42,10 @@ def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | 
         if not source.is_dir():
             photos.append(Photo(source.parent, source.name))
             continue
-        if leave_out is not None and leave_out.resolve() == source.resolve():
-            raise ValueError(
-                f"The pictures would lie among the photos of {source}, and be taken for photos the next time; choose "
-                "another folder for them."
-            )
-        found = [Photo(source, name) for name in _names_below(source, leave_out)]
-        if not found:
+        inside = [Photo(source, name) for name in _names_below(source, leave_out and leave_out.resolve())]
+        if not inside:
             raise ValueError(f"{source} holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}.")
-        photos += found
+        photos += inside
     by_name: dict[str, Photo] = {}
     for photo in photos:
         other = by_name.setdefault(photo.name, photo)
@@ -72,28 +58,25 @@ def find_photos(sources: Sequence[str | os.PathLike[str]], *, leave_out: Path | 
 
 
 def _names_below(source: Path, leave_out: Path | None) -> Iterator[str]:
-    """The paths below a folder that have an image's ending, in order, but for those in ``leave_out``."""
-    passed_over = None if leave_out is None else leave_out.resolve()
-    if passed_over in source.resolve().parents:
-        return
+    """The paths below a folder that have an image's ending, in order, except those below ``leave_out``."""
     waiting = [""]
     while waiting:
         name = waiting.pop()
         if name and not name.endswith("/"):
             yield name
             continue
-        if passed_over is not None and (source / name).resolve() == passed_over:
+        if name and leave_out is not None and (source / name).resolve() == leave_out:
             continue
         with os.scandir(source / name) as entries:
             inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{name}{entry.name}/")
-            elif _is_called_a_photo(entry.name) and _is_file_or_dead_link(entry):
+            elif _has_image_name(entry.name) and _is_file_or_dead_link(entry):
                 waiting.append(f"{name}{entry.name}")
 
 
-def _is_called_a_photo(name: str) -> bool:
+def _has_image_name(name: str) -> bool:
     """Whether a file's name has an image's ending, and is not what macOS keeps beside a photo."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
 
@@ -109,27 +92,19 @@ def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
     """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
 
     Raises:
-        ValueError: If ``folder`` is a file, or a picture would replace one of the photos, or a file that is not such
-            a picture itself.
+        ValueError: If a file without the mark of a picture is in the way.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; pictures are written to a folder.")
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    folders = {parent for photo in photos for parent in _folders_in(photo.name)}
+    paths: dict[str, str] = {}
+    taken = {parent for photo in photos for parent in _folders_in(photo.name)}
     for photo in photos:
         name = PurePosixPath(photo.name).with_suffix(".jpg").as_posix()
-        if name in taken or name in folders:  # a.png beside a.jpg
+        if name in taken:  # a.png beside a.jpg
             name = f"{photo.name}.jpg"
-        while name in taken or name in folders:  # a.png.bmp, too
+        while name in taken:  # a.png.bmp, too
             name += ".jpg"
         taken.add(name)
-        names[photo.name] = name
-    paths = {photo: str(folder / name) for photo, name in names.items()}
-    existing = [path for path in paths.values() if os.path.lexists(path)]
-    originals = {_file_id(str(photo.path)) for photo in photos} if existing else set()
-    for path in existing:
-        if not _is_drawn(path) or _file_id(path) in originals:  # a photo may have been drawn by an earlier run
+        path = paths[photo.name] = str(folder / name)
+        if os.path.lexists(path) and not _has_mark(path):
             raise ValueError(
                 f"The picture {path} would replace a photo, or another file that was not drawn here; choose another "
                 "folder for the pictures."
@@ -142,17 +117,7 @@ def _folders_in(name: str) -> Iterator[str]:
         yield name
 
 
-def _file_id(path: str) -> tuple[int, int] | None:
-    """What a file is told by, however it is reached; None if there is none."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 (a million, as strings)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _is_drawn(path: str) -> bool:
-    """Whether a file is a picture that was drawn here."""
+def _has_mark(path: str) -> bool:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 (a million, as strings)
             return PICTURE_MARK in file.read(_MARK_WITHIN)

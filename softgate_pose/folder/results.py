@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
-from softgate_pose._files import lock, written_whole
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, InstanceOf, model_validator
+
+from softgate_pose._files import checked, locked, short, written_whole
 from softgate_pose.prediction.poses import Poses
 
 __all__ = ["OUTPUT_SUFFIXES", "Results", "Stamp", "file_stamp"]
@@ -20,7 +23,7 @@ __all__ = ["OUTPUT_SUFFIXES", "Results", "Stamp", "file_stamp"]
 OUTPUT_SUFFIXES = (".json", ".jsonl", ".csv")
 
 Stamp = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds, by which a file that was replaced is told from the one before."""
+"""Size in bytes and time of change in nanoseconds: another stamp is another file under the same name."""
 
 _SYNC_SECONDS = 1.0
 """How much work a power cut may cost; to wait for the disk after every photo would cost more."""
@@ -29,32 +32,25 @@ _SYNC_SECONDS = 1.0
 def file_stamp(file: Path) -> Stamp:
     """A file's stamp; (-1, -1) where there is none."""
     try:
-        found = os.stat(file)  # noqa: PTH116 (a path's own method raises on names that no file can have)
+        status = os.stat(file)  # noqa: PTH116 (a path's own method raises on names that no file can have)
     except (OSError, ValueError):
         return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 class Results:
     """An output file that is whole or not there, and a ``.part`` file beside it until then.
 
-    A context manager; ``finish`` makes the output whole, leaving without it keeps the part file.
-    The part file has one line of JSON for each photo done, preceded by a line that says with which
-    settings; a run with the same settings goes on from it. Poses stay in the file: of each photo
-    memory holds its name and where its line begins.
-
-    Args:
-        file: The output; its suffix chooses the format.
-        settings: What the results depend on.
-        overwrite: Replace an output that exists.
+    A context manager; ``finish`` makes the output whole, leaving without it keeps the part file. The part file has a
+    line of JSON with the settings, and then one for each photo that is done; a run with the same settings resumes
+    from it. Poses stay in the file: of each photo memory holds its name and where its line begins.
 
     Attributes:
-        done: Names of the photos that are kept, to the byte at which their line begins and the file's stamp.
+        done: Name of each photo that is done, to the byte at which its line begins and the photo's stamp.
 
     Raises:
         BlockingIOError: If another process is writing the part file.
         FileExistsError: If the output exists and ``overwrite`` is false.
-        IsADirectoryError: If the output is a folder.
         ValueError: If the suffix is unknown, or the part file is of a run with other settings.
         OSError: If the folder cannot be written.
     """
@@ -62,35 +58,32 @@ class Results:
     def __init__(self, file: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         if file.suffix.lower() not in OUTPUT_SUFFIXES:
             raise ValueError(f"{file}: the output must end in {', '.join(OUTPUT_SUFFIXES)}.")
-        if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder; the output is a file in it, such as {file / 'poses.json'}.")
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists; choose another name or replace it with --overwrite.")
         file.parent.mkdir(parents=True, exist_ok=True)
         self.file, self.part = file, file.with_name(file.name + ".part")
-        self.settings = dict(settings)
+        self.settings = json.loads(json.dumps(settings))  # as they are read back
         self.done: dict[str, tuple[int, Stamp]] = {}
-        self._stream = self.part.open("ab")
-        try:
-            lock(
-                self._stream,
-                f"{self.part} is being written by another process; wait for it to end, or choose another output.",
-            )
+        busy = f"{self.part} is being written by another process; wait for it to end, or choose another output."
+        with ExitStack() as stack:
+            # a name that no file of the user's has, since the lock is deleted
+            lock = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.lock")
+            stack.enter_context(locked(lock, busy))
+            stack.callback(_delete, lock)
+            self._stream = stack.enter_context(self.part.open("ab"))
             self._resume()
-        except BaseException:
-            self._stream.close()
-            raise
+            self._open = stack.pop_all()
         self._synced = time.monotonic()
 
     def holds(self, name: str, file: Path) -> bool:
-        """Whether a photo's poses are kept, and it is still the file that they are of."""
+        """Whether a photo's poses are here, and it is still the file that they are of."""
         return name in self.done and self.done[name][1] == file_stamp(file)
 
     def add(self, name: str, poses: Poses, stamp: Stamp) -> None:
         """Keep a photo's poses.
 
-        When this returns they outlive the process, however it is ended; a power cut costs about the last
-        second's, which the next run does again.
+        When this returns they outlive the process, however it ends; a power cut costs about the last second's, which
+        the next run does again.
         """
         start = self._end
         row = {"image": name, "file": stamp, **poses.to_dict()}
@@ -101,7 +94,7 @@ class Results:
             self._synced = time.monotonic()
 
     def finish(self, names: Sequence[str]) -> None:
-        """Write the output at once, in the order of ``names`` and then of what else is kept, and drop the part file."""
+        """Write the output at once, in the order of ``names`` and then of what else is done, and drop the part file."""
         ordered = dict.fromkeys((*names, *self.done))
         with (
             written_whole(self.file) as scratch,
@@ -120,7 +113,7 @@ class Results:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stream.close()
+        self._open.close()
 
     def _write(self, line: bytes) -> None:
         self._stream.write(line)
@@ -128,17 +121,18 @@ class Results:
         self._end += len(line)
 
     def _resume(self) -> None:
-        """Find what the part file holds, and make it end after its last whole line.
+        """Read what the part file has, and make it end after its last whole line.
 
-        A line that the interruption cut short, or that a power cut left damaged, is as if it were not
-        there: its photo is done again.
+        A line that the interruption cut short, or that a power cut damaged, is as if it were not there: its photo is
+        done again.
         """
         self._end = 0
+        first_line = json.dumps({"settings": self.settings}).encode() + b"\n"
         with self.part.open("rb") as part:
             for line in part:
                 if not line.endswith(b"\n"):
-                    if self._end == 0 and not self._first_line().startswith(line.rstrip(b"\0")):
-                        raise self._damaged()  # it may be somebody's file
+                    if self._end == 0 and not first_line.startswith(line.rstrip(b"\0")):
+                        self._refuse_damaged()  # it may be somebody's file
                     break
                 row = _parse(line)
                 if self._end == 0:
@@ -148,22 +142,30 @@ class Results:
                 self._end += len(line)
         self._stream.truncate(self._end)
         if self._end == 0:
-            self._write(self._first_line())
-
-    def _first_line(self) -> bytes:
-        return json.dumps({"settings": self.settings}).encode() + b"\n"
-
-    def _damaged(self) -> ValueError:
-        return ValueError(f"{self.part} is damaged; delete it to start again.")
+            self._write(first_line)
 
     def _check_settings(self, row: Any) -> None:
-        if not isinstance(row, dict) or "settings" not in row:
-            raise self._damaged()
-        if row != json.loads(json.dumps({"settings": self.settings})):
+        if not isinstance(row, dict) or not isinstance(row.get("settings"), dict):
+            self._refuse_damaged()
+        before = row["settings"]
+        differences = [
+            f"{name} {short(before.get(name))} there, {short(self.settings.get(name))} here"
+            for name in before | self.settings
+            if before.get(name) != self.settings.get(name)
+        ]
+        if differences:
             raise ValueError(
-                f"{self.part} is of an interrupted run with other settings ({json.dumps(row)}). "
+                f"{self.part} is of an interrupted run with other settings: {'; '.join(differences)}. "
                 "Repeat that command to finish it, or delete the file to start again."
             )
+
+    def _refuse_damaged(self) -> NoReturn:
+        raise ValueError(f"{self.part} is damaged; delete it to start again.")
+
+
+def _delete(lock: Path) -> None:
+    with suppress(OSError):  # Windows deletes no open file
+        lock.unlink()
 
 
 def _parse(line: bytes) -> Any:
@@ -180,37 +182,36 @@ def _read_row(part: io.BufferedReader, start: int) -> dict[str, Any]:
     return row
 
 
+class _Person(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    box: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
+    keypoints: list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]]
+    scores: list[FiniteFloat]
+
+
+class _Row(BaseModel):
+    """What ``Results.add`` writes."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: InstanceOf[str]  # a name need not be text, which pydantic's own strings must
+    file: Annotated[list[int], Field(min_length=2, max_length=2)]
+    keypoint_names: list[str]
+    people: list[_Person]
+
+    @model_validator(mode="after")
+    def _as_many_as_names(self) -> _Row:
+        counts = {len(values) for person in self.people for values in (person.keypoints, person.scores)}
+        if counts - {len(self.keypoint_names)}:
+            raise ValueError(f"must have {len(self.keypoint_names)} keypoints and scores a person")
+        return self
+
+
 def _is_row(row: Any) -> bool:
-    """Whether a line of a part file is what ``Results.add`` writes."""
-    if not isinstance(row, dict) or set(row) != {"image", "file", "keypoint_names", "people"}:
+    try:
+        checked(_Row, row, "")
+    except ValueError:
         return False
-    names, people = row["keypoint_names"], row["people"]
-    return (
-        isinstance(row["image"], str)
-        and isinstance(row["file"], list)
-        and [type(value) for value in row["file"]] == [int, int]
-        and isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-        and isinstance(people, list)
-        and all(
-            isinstance(person, dict)
-            and set(person) == {"box", "keypoints", "scores"}
-            and _are_numbers(person["box"], 4)
-            and _are_numbers(person["scores"], len(names))
-            and isinstance(person["keypoints"], list)
-            and len(person["keypoints"]) == len(names)
-            and all(_are_numbers(point, 2) for point in person["keypoints"])
-            for person in people
-        )
-    )
-
-
-def _are_numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) is float and math.isfinite(value) for value in values)
-    )
+    return True
 
 
 def _write_json(rows: Iterable[Mapping[str, Any]], stream: TextIO) -> None:
