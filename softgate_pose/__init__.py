@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # the same names, for mypy and editors
     from softgate_pose.evaluation.pck import Evaluation as Evaluation
     from softgate_pose.evaluation.pck import evaluate as evaluate
     from softgate_pose.evaluation.pck import score_keypoints as score_keypoints
+    from softgate_pose.evaluation.run import evaluate_source as evaluate_source
     from softgate_pose.export import export_model as export_model
     from softgate_pose.export import load_onnx as load_onnx
     from softgate_pose.factory import create_model as create_model
+    from softgate_pose.folder.run import predict_folder as predict_folder
     from softgate_pose.model.base import PoseModel as PoseModel
     from softgate_pose.model.deploy import deploy as deploy
     from softgate_pose.pose.heatmaps import decode_heatmaps as decode_heatmaps
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # the same names, for mypy and editors
     from softgate_pose.training.loop import Engine as Engine
     from softgate_pose.training.recipe import Recipe as Recipe
     from softgate_pose.training.recipe import get_preset as get_preset
+    from softgate_pose.training.run import train as train
     from softgate_pose.training.teacher import Teacher as Teacher
     from softgate_pose.weights.files import push_to_hub as push_to_hub
     from softgate_pose.weights.files import save_pretrained as save_pretrained
@@ -52,8 +55,10 @@ _NAMES = {
     "data.sources": ("read_people",),
     "evaluation.oks": ("score_oks",),
     "evaluation.pck": ("Evaluation", "evaluate", "score_keypoints"),
+    "evaluation.run": ("evaluate_source",),
     "export": ("export_model", "load_onnx"),
     "factory": ("create_model",),
+    "folder.run": ("predict_folder",),
     "model.base": ("PoseModel",),
     "model.deploy": ("deploy",),
     "pose.heatmaps": ("decode_heatmaps", "flip_heatmaps", "render_heatmaps"),
@@ -64,6 +69,7 @@ _NAMES = {
     "training.augment": ("Augmentation",),
     "training.loop": ("Engine",),
     "training.recipe": ("Recipe", "get_preset"),
+    "training.run": ("train",),
     "training.teacher": ("Teacher",),
     "weights.files": ("push_to_hub", "save_pretrained"),
     "zoo": ("list_models", "list_pretrained"),

@@ -112,13 +112,14 @@ def model_card(
 
 
 def _about(config: PoseConfig) -> str:
-    kind = f"of the architecture {config.architecture}"
+    kind, stack, stacks = f"of the architecture {config.architecture}", "stack", "stacks"
     if config.architecture == "softgate":
         kind = f"with soft-gated skip connections ([Bulat et al., FG 2020]({_PAPER}))"
-    stacks = f"{config.num_stacks} hourglass{'es' if config.num_stacks > 1 else ''} of width {config.width}"
+        stack, stacks = "hourglass", "hourglasses"
+    size = f"{config.num_stacks} {stack if config.num_stacks == 1 else stacks} of width {config.width}"
     keypoints = f"{config.num_keypoints} keypoints ({config.skeleton.name})"
     height, width = config.input_size
-    return f"A 2D human pose network {kind}: {stacks}, {keypoints}, input {height}×{width} px"
+    return f"A 2D human pose network {kind}: {size}, {keypoints}, input {height}×{width} px"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
