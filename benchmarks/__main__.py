@@ -73,7 +73,7 @@ def _speed(
 ) -> list[speed.Table]:
     """Latency and throughput of NAMES: NAME[+FORM...].
 
-    Names are our models, with or without a tag, and hourglass_8s, hrnet_w32, hrnet_w48, simple_baseline and
+    Names are those of the zoo, with or without a tag, and hrnet_w32, hrnet_w48, simple_baseline and
     vitpose_s. Forms: deploy, bf16, nchw, compile, onnx, int8, openvino.
     """
     chosen = names or (*RIVALS, *OURS, *FORMS)

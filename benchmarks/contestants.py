@@ -16,7 +16,6 @@ from softgate_pose import create_model, deploy, list_models, zoo
 from softgate_pose.config import PoseConfig
 from softgate_pose.export import export_model, load_onnx
 from softgate_pose.model.base import PoseModel
-from softgate_pose.model.softgate import SoftGatePose
 
 __all__ = ["FORMS", "Contestant", "Setting", "build", "missing_package"]
 
@@ -66,7 +65,7 @@ class Contestant:
         run: From there to heatmaps, on the device.
         params: Numbers that are learned, of this form.
         macs: Multiply-adds of one image, counted by torch's flop counter (2 FLOPs each).
-        ours: Whether it is a model of this package.
+        ours: Whether it is the paper's network.
     """
 
     name: str
@@ -105,8 +104,8 @@ def build_module(name: str, setting: Setting) -> nn.Module:
         RIVALS[base](NUM_KEYPOINTS, setting.size) if base in RIVALS else create_model(base, input_size=setting.size)
     )
     if "deploy" in forms:
-        if not isinstance(module, SoftGatePose):
-            raise ValueError(f"{name}: deploy is a form of our models.")
+        if not isinstance(module, PoseModel):
+            raise ValueError(f"{name}: deploy is a form of the zoo's models.")
         module = deploy(module)
     return module.eval().requires_grad_(False)
 
@@ -124,7 +123,7 @@ def build(name: str, setting: Setting) -> Contestant:
         prepare, run = _runtime(module, forms, setting)
     else:
         prepare, run = _torch(module, forms, setting)
-    return Contestant(name, prepare, run, numbers, counter.get_total_flops() // 2, base not in RIVALS)
+    return Contestant(name, prepare, run, numbers, counter.get_total_flops() // 2, base.startswith("sgpose"))
 
 
 def _torch(

@@ -67,7 +67,7 @@ def _measure(sender: Connection, name: str, setting: Setting, batch: int, traini
         places = torch.rand(batch, NUM_KEYPOINTS, 2, device=setting.device) * 8
         labelled = torch.ones(batch, NUM_KEYPOINTS, dtype=torch.bool, device=setting.device)
         for _ in range(2):  # the optimizer's state is there from the second step on
-            heatmap_loss(model(images.to(setting.device), all_stacks=True), places, labelled, model.config).backward()
+            heatmap_loss(model.outputs(images.to(setting.device)), places, labelled, model.config).backward()
             optimizer.step()
             optimizer.zero_grad()
     else:

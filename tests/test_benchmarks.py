@@ -88,7 +88,7 @@ def test_every_form_gives_the_networks_heatmaps(form):
     assert (other.macs < plain.macs) == ("deploy" in form)
 
 
-@pytest.mark.parametrize(("name", "match"), [("none", "Unknown contestant"), ("sgpose_0m5_1s+fast", "Unknown")])
+@pytest.mark.parametrize(("name", "match"), [("none", "'none'"), ("sgpose_0m5_1s+fast", r"sgpose_0m5_1s\+fast")])
 def test_unknown_names_are_refused(name, match):
     with pytest.raises(ValueError, match=match):
         contestants.build(name, SMALL)
@@ -97,7 +97,7 @@ def test_unknown_names_are_refused(name, match):
 @pytest.mark.parametrize(
     ("name", "published"),
     # millions of parameters: HRNet and SimpleBaseline as their papers print them, with 17 keypoints
-    [("hourglass_8s", 25.4), ("hrnet_w32", 28.5), ("simple_baseline", 34.0)],
+    [("hrnet_w32", 28.5), ("simple_baseline", 34.0)],
 )
 def test_rivals_are_those_of_their_papers(name, published):
     with torch.device("meta"), torch.no_grad():

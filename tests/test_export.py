@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from made_data import mpii_row, write_images
 
-from softgate_pose import create_model, deploy, export, list_models, list_pretrained, predict, save_pretrained
+from softgate_pose import create_model, deploy, export, predict, save_pretrained
 from softgate_pose.cli import main
 from softgate_pose.export import export_model, load_onnx
 from softgate_pose.pose.heatmaps import decode_heatmaps
@@ -30,8 +30,8 @@ def run(file, images):
     return [torch.from_numpy(out) for out in onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})]
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_model_exports_to_torch_export(name, tmp_path):
+@pytest.mark.parametrize("name", ["sgpose_0m5_1s", "sgpose_1m0_2s"])
+def test_models_export_to_torch_export(name, tmp_path):
     torch.manual_seed(0)
     model = create_model(name, input_size=(64, 64))
     file = export_model(model, tmp_path / "model.pt2")
@@ -40,8 +40,8 @@ def test_every_model_exports_to_torch_export(name, tmp_path):
         torch.testing.assert_close(torch.export.load(file).module()(images), model(images), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_model_exports_to_onnx(name, tmp_path):
+@pytest.mark.parametrize("name", ["sgpose_0m5_1s", "sgpose_1m0_2s"])
+def test_models_export_to_onnx(name, tmp_path):
     torch.manual_seed(0)
     model = create_model(name, input_size=(64, 64))
     exported = load_onnx(export_model(model, tmp_path / "model.onnx"), threads=1)
@@ -68,7 +68,7 @@ def test_decoding_inside_gives_keypoints_in_input_pixels(tiny_config, method, he
     torch.testing.assert_close(scores, expected_scores.clamp(0, 1), atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", list_pretrained())
+@pytest.mark.parametrize("name", ["sgpose_0m5_1s.sports", "sgpose_1m9_2s.sports"])
 def test_predicting_a_photo_with_an_exported_file_is_the_same_call_and_result(name, tmp_path):
     model = create_model(name)
     exported = load_onnx(export_model(model, tmp_path / "model.onnx"))
@@ -123,41 +123,47 @@ def test_exporting_leaves_the_model_and_a_failed_export_the_file(tiny_model, tmp
 
 
 def test_what_cannot_be_exported_or_loaded_says_why(tiny_model, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"exported to \.onnx or \.pt2, got 'model\.pt'"):
+    with pytest.raises(ValueError, match=r"\.onnx or \.pt2, got 'model\.pt'"):
         export_model(tiny_model, tmp_path / "model.pt")
     for wrong in ({"file": "model.pt2"}, {"decode": "dark"}):
         arguments = {"file": "model.onnx", "calibration": torch.zeros(1, 3, 64, 48), **wrong}
-        with pytest.raises(ValueError, match=r"8-bit integers take .*; got 'model.*', decode="):
+        with pytest.raises(ValueError, match=r"\.onnx .*decode=None.* got 'model.*', decode="):
             export_model(tiny_model, tmp_path / arguments.pop("file"), **arguments)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="none"):
         export_model(tiny_model, tmp_path / "none" / "model.onnx")
-    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+    with pytest.raises(IsADirectoryError, match=r"folder\.onnx"):
         export_model(tiny_model, (tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
-    with pytest.raises(TypeError, match="takes a model from create_model or deploy, got Sequential"):
+    with pytest.raises(TypeError, match="got Sequential"):
         export_model(torch.nn.Sequential(tiny_model), tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match="method must be one of argmax"):
+    with pytest.raises(ValueError, match=r"method .*argmax"):
         export_model(tiny_model, tmp_path / "model.onnx", decode="best")
-    shapes, whole = ((1, 3, 64, 64), (3, 64, 48), (0, 3, 64, 48)), torch.zeros(1, 3, 64, 48, dtype=torch.uint8)
-    for wrong in (*map(torch.zeros, shapes), torch.tensor(0.0), whole):
-        with pytest.raises(ValueError, match=r"images \(N, 3, 64, 48\), N at least 1, floating point; got"):
+    for wrong, got in (
+        (torch.zeros(1, 3, 64, 64), r"\(1, 3, 64, 64\)"),
+        (torch.zeros(3, 64, 48), r"\(3, 64, 48\)"),
+        (torch.zeros(0, 3, 64, 48), r"\(0, 3, 64, 48\)"),
+        (torch.tensor(0.0), r"\(\)"),
+        (torch.zeros(1, 3, 64, 48, dtype=torch.uint8), "torch.uint8"),
+        (torch.full((1, 3, 64, 48), float("nan")), "finite"),
+        (np.zeros((1, 3, 64, 48)), "ndarray"),
+        (5, "int"),
+    ):
+        with pytest.raises(ValueError, match=rf"calibration .*\(N, 3, 64, 48\).*{got}"):
             export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
-    for wrong, kind in ((np.zeros((1, 3, 64, 48)), "ndarray"), (5, "int")):
-        with pytest.raises(ValueError, match=rf"images \(N, 3, 64, 48\), N at least 1, got {kind}"):
-            export_model(tiny_model, tmp_path / "model.onnx", calibration=wrong)
-    with pytest.raises(ValueError, match="got some with NaN or infinity"):
-        export_model(tiny_model, tmp_path / "model.onnx", calibration=torch.full((1, 3, 64, 48), float("nan")))
-    with pytest.raises(FileNotFoundError, match="No ONNX file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx"):
         load_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(ValueError, match="cannot be read as an ONNX file"):
+    with pytest.raises(ValueError, match=r"text\.onnx"):
         load_onnx(tmp_path / "text.onnx")
-    with pytest.raises(ValueError, match="gives keypoints and scores; export it without --decode"):
+    with pytest.raises(ValueError, match=r"keypoints and scores.*--decode"):
         load_onnx(export_model(tiny_model, tmp_path / "decoded.onnx", decode="dark"))
     exported = load_onnx(export_model(tiny_model, tmp_path / "model.onnx"))
-    with pytest.raises(ValueError, match=r"exported for images \(B, 3, 64, 48\), got \(1, 3, 64, 64\)"):
+    assert exported.deploy() is exported
+    with pytest.raises(ValueError, match=r"\(B, 3, 64, 48\), got \(1, 3, 64, 64\)"):
         exported(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(TypeError, match="got OnnxPose"):
+        export_model(exported, tmp_path / "again.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"pip install 'softgate-pose\[export\]'"):
+    with pytest.raises(ImportError, match=r"softgate-pose\[export\]"):
         load_onnx(tmp_path / "model.onnx")
 
 

@@ -74,7 +74,7 @@ def learn(config):
     crops = Crops(images, 30 + torch.rand(4, count, 2) * 30, torch.ones(4, count, dtype=torch.bool))
     changes = sample_changes(4, 3, Augmentation(), torch.Generator().manual_seed(0))
     views, keypoints, labelled = augment(crops, changes, config)
-    heatmap_loss(model(views, all_stacks=True), keypoints, labelled, config).backward()
+    heatmap_loss(model.outputs(views), keypoints, labelled, config).backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     return [*gradients, *predict_crops(model, images[..., :64, :48].float(), flip_test=True)]
 

@@ -20,7 +20,8 @@ def _registered():
 
 
 def test_timm_lists_our_models_and_weights():
-    assert timm.list_models("sgpose_*") == list_models()
+    assert timm.list_models("sgpose_*") == list_models("sgpose_*")
+    assert all(timm.is_model(name) for name in list_models())
     assert set(timm.list_pretrained("sgpose_*")) == set(list_pretrained())
 
 
@@ -53,7 +54,7 @@ def test_weights_of_ones_own_are_not_passed_over(tmp_path):
         assert not timm.create_model("sgpose_0m5_1s", pretrained=True, **given).heads[0].weight.any()
     published = timm.models.get_pretrained_cfg("sgpose_0m5_1s.sports")
     assert timm.create_model("sgpose_0m5_1s", pretrained=True, pretrained_cfg=published).heads[0].weight.any()
-    with pytest.raises(ValueError, match="from elsewhere are given as checkpoint=, a safetensors file"):
+    with pytest.raises(ValueError, match=r"sgpose_0m5_1s .*checkpoint="):
         timm.create_model("sgpose_0m5_1s", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": "some/body"})
 
 
@@ -66,15 +67,20 @@ def test_features_are_a_pyramid_of_the_last_hourglass():
         maps = features(images)
         assert [tuple(m.shape) for m in maps] == [(2, 68, 128 // r, 64 // r) for r in (4, 8, 16, 32, 64)]
         heatmaps = features.model.heads[1](features.model.necks[1](maps[0]))  # the finest is what the head sees
-        torch.testing.assert_close(heatmaps, features.model(images, all_stacks=True)[1])
+        torch.testing.assert_close(heatmaps, features.model.outputs(images)[1])
         chosen = timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=(1, -1))
         assert chosen.feature_info.reduction() == [8, 64]
         assert [m.shape[-1] for m in chosen(torch.zeros(1, 3, 64, 64))] == [8, 1]
     assert not chosen.training  # as the model that it is made of
     assert timm.data.resolve_model_data_config(features)["input_size"] == (3, 128, 64)
     for wrong in ((7,), 2):
-        with pytest.raises(ValueError, match=r"levels from -5 to 4, such as \(0, 1\); got (\(7,\)|2)"):
+        with pytest.raises(ValueError, match=r"out_indices .*-5 to 4.* got (\(7,\)|2)"):
             timm.create_model("sgpose_1m0_2s", features_only=True, out_indices=wrong)
+
+
+def test_features_are_of_softgate_networks_alone():
+    with pytest.raises(ValueError, match=r"features_only .*got cunet_1m0_2s"):
+        timm.create_model("cunet_1m0_2s", features_only=True, input_size=(64, 64))
 
 
 def test_features_train_as_the_model_does():

@@ -10,10 +10,11 @@ from timm.models import DefaultCfg, FeatureInfo, PretrainedCfg, is_model, regist
 from torch import Tensor, nn
 
 from softgate_pose import zoo
-from softgate_pose.config import STRIDE, PoseConfig
+from softgate_pose.config import PoseConfig
 from softgate_pose.factory import create_model
-from softgate_pose.model.softgate import Hourglass, SoftGatePose
-from softgate_pose.weights.record import WEIGHTS_FILE
+from softgate_pose.model.base import PoseModel
+from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.weights.record import WEIGHTS_FILE, read_config
 
 __all__ = ["PyramidFeatures", "register"]
 
@@ -43,39 +44,29 @@ def register() -> None:
 class PyramidFeatures(nn.Module):
     """The last hourglass as a feature pyramid, at strides 4, 8, 16, 32 and 64 for a network of depth 4.
 
-    Args:
-        model: The model. Its last neck and head, which the features do not pass, are frozen.
-        out_indices: Which levels to give; negative ones count from the coarsest.
-
-    Attributes:
-        feature_info: timm's: ``channels()``, ``reduction()`` and ``module_name()`` of each level given.
-
-    Raises:
-        ValueError: If there is no such level.
+    ``out_indices`` says which levels to give; negative ones count from the coarsest. The model's last neck and head,
+    which the features do not pass, are frozen. ``feature_info`` is timm's.
     """
 
-    def __init__(self, model: SoftGatePose, out_indices: Sequence[int] | None = None) -> None:
+    def __init__(self, model: PoseModel, out_indices: Sequence[int] | None = None) -> None:
         super().__init__()
+        if not isinstance(model, SoftGatePose):
+            raise ValueError(f"features_only takes a softgate network, got {model.config.name}.")
         self.model = model
-        last = model.config.num_stacks - 1
-        for unused in (
-            model.necks[last],
-            model.heads[last],
-        ):  # DistributedDataParallel refuses what never has a gradient
-            unused.requires_grad_(False)
-        level, names = model.hourglasses[last], [f"hourglasses.{last}.merge"]
-        while isinstance(level, Hourglass):  # the innermost level holds a block
-            level = level.inner
-            inner = ".inner" * len(names)
-            names.append(f"hourglasses.{last}{inner}" + (".merge" if isinstance(level, Hourglass) else ""))
-        count = len(names)
+        last, depth = model.config.num_stacks - 1, model.config.depth
+        for unused in (model.necks[last], model.heads[last]):
+            unused.requires_grad_(False)  # DistributedDataParallel refuses what never has a gradient
+        count = depth + 1
         indices = range(count) if out_indices is None else out_indices
         if not isinstance(indices, Sequence) or any(not -count <= i < count for i in indices):
-            raise ValueError(
-                f"out_indices must be levels from {-count} to {count - 1}, such as (0, 1); got {indices!r}."
-            )
+            raise ValueError(f"out_indices must be levels from {-count} to {depth}, such as (0, 1); got {indices!r}.")
         info = [
-            {"num_chs": model.config.width, "reduction": STRIDE * 2**i, "module": name} for i, name in enumerate(names)
+            {
+                "num_chs": model.config.width,
+                "reduction": model.stride * 2**i,
+                "module": f"hourglasses.{last}{'.inner' * i}{'.merge' if i < depth else ''}",  # at the bottom, a block
+            }
+            for i in range(count)
         ]
         self.feature_info = FeatureInfo(info, tuple(i % count for i in indices))
         self.train(model.training)
@@ -102,19 +93,18 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         **settings: Any,
     ) -> nn.Module:
         settings.pop("cache_dir", None)
-        if isinstance(pretrained_cfg, PretrainedCfg):
-            pretrained_cfg = pretrained_cfg.to_dict()
-        given = {"tag": pretrained_cfg} if isinstance(pretrained_cfg, str) else dict(pretrained_cfg or {})
-        given |= settings.pop("pretrained_cfg_overlay", None) or {}
-        full = f"{name}.{given['tag']}" if given.get("tag") and pretrained else name
-        if pretrained and not _is_published(name, given):
-            if not given.get("file"):
+        cfg = pretrained_cfg.to_dict() if isinstance(pretrained_cfg, PretrainedCfg) else pretrained_cfg or {}
+        source = {"tag": cfg} if isinstance(cfg, str) else dict(cfg)
+        source |= settings.pop("pretrained_cfg_overlay", None) or {}
+        full = f"{name}.{source['tag']}" if source.get("tag") and pretrained else name
+        if pretrained and not _is_published(name, source):
+            if not source.get("file"):
                 raise ValueError(f"Weights of {name} from elsewhere are given as checkpoint=, a safetensors file.")
-            settings["checkpoint"], pretrained, full = given["file"], False, name
+            settings["checkpoint"], pretrained, full = source["file"], False, name
         model = create_model(full, pretrained, num_keypoints=num_classes, **settings)
         built = PyramidFeatures(model, out_indices) if features_only else model
-        described = _cfg(model.config, architecture=model.config.name).to_dict()
-        built.pretrained_cfg = built.default_cfg = described  # timm.data reads them
+        cfg = _cfg(model.config, architecture=model.config.name).to_dict()
+        built.pretrained_cfg = built.default_cfg = cfg  # timm.data reads them
         built.num_classes = model.config.num_keypoints  # type: ignore[assignment]
         return built
 
@@ -122,9 +112,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _is_published(name: str, given: Mapping[str, Any]) -> bool:
+def _is_published(name: str, source: Mapping[str, Any]) -> bool:
     """Whether a config names no weights but those of the zoo, as ``_default_cfg`` does."""
-    named = {key: given[key] for key in ("file", "hf_hub_id", "url", "state_dict") if given.get(key)}
+    named = {key: source[key] for key in ("file", "hf_hub_id", "url", "state_dict") if source.get(key)}
     return not named or any(
         all(getattr(cfg, key) == value for key, value in named.items()) for cfg in _default_cfg(name).cfgs.values()
     )
@@ -134,7 +124,7 @@ def _default_cfg(name: str) -> DefaultCfg:
     cfgs = {}
     for weights in zoo.pretrained_entries(name):
         file = None if weights.folder is None else str(weights.folder / WEIGHTS_FILE)
-        config = zoo.read_config(weights) or zoo.get_entry(name).config
+        config = read_config(weights) or zoo.get_entry(name).config
         cfgs[weights.tag] = _cfg(config, file=file, hf_hub_id=weights.repo)
     return DefaultCfg(
         tags=deque(cfgs or [""]), cfgs=cfgs or {"": _cfg(zoo.get_entry(name).config)}, is_pretrained=bool(cfgs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +45,6 @@ class SoftGatePose(PoseModel):
         # Each stack but the last hands its features and its heatmaps on to the next.
         self.feature_joins = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(config.num_stacks - 1))
         self.heatmap_joins = nn.ModuleList(nn.Conv2d(num_keypoints, width, 1) for _ in range(config.num_stacks - 1))
-
-    def forward(self, images: Tensor, all_stacks: bool = False) -> Any:  # all_stacks: until callers use outputs()
-        return self.outputs(images) if all_stacks else super().forward(images)
 
     def outputs(self, images: Tensor) -> list[Tensor]:
         """Each stack's raw output (B, K, H / 4, W / 4); see ``PoseModel``."""

@@ -73,11 +73,11 @@ def _fold_heads(tensors: dict[str, Tensor], num_stacks: int, dropped: list[int])
     the features: two 1×1 convolutions in a row are one matrix product.
     """
     for stack in range(num_stacks - 1):
-        if f"heatmap_joins.{stack}.weight" not in tensors:
-            return  # this architecture hands on features alone
+        if not dropped or f"heatmap_joins.{stack}.weight" not in tensors:
+            return  # there is nothing to fold, or the architecture hands on features alone
         join = tensors[f"heatmap_joins.{stack}.weight"].double()[:, dropped].flatten(1)  # (N, dropped)
         for part in ("weight", "bias"):
-            head = tensors[f"heads.{stack}.{part}"].double()[dropped].flatten(1)  # (dropped, N), or (dropped, 1)
+            head = tensors[f"heads.{stack}.{part}"].double()[dropped].reshape(len(dropped), -1)  # (dropped, N or 1)
             own = tensors[f"feature_joins.{stack}.{part}"]
             tensors[f"feature_joins.{stack}.{part}"] = (own.double() + (join @ head).view_as(own)).to(own.dtype)
 
