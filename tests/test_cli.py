@@ -1,12 +1,16 @@
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from made_data import mpii_rect, write_images, write_release
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -14,8 +18,10 @@ from safetensors.torch import load_file, save_file
 import softgate_pose
 from softgate_pose import create_model, list_models, list_pretrained, predict, save_pretrained, zoo
 from softgate_pose.cli import main
-from softgate_pose.cli import predict as cli_predict
 from softgate_pose.cli import train as cli_train
+from softgate_pose.cli.options import DECODERS
+from softgate_pose.pose.heatmaps import DecodeMethod
+from softgate_pose.weights.record import read_training
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def interrupted_third(monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(cli_predict, "predict", counted)
+    monkeypatch.setattr("softgate_pose.folder.run.predict", counted)
     return calls
 
 
@@ -79,7 +85,7 @@ def test_list_prints_every_model_with_both_kinds_of_figures():
 def test_list_filters():
     lines = run("list", "*_4s").output.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("sgpose")] == ["sgpose_small_4s", "sgpose_wide_4s"]
-    assert "No model matches 'resnet*'" in failing("list", "resnet*")
+    assert "'resnet*'" in failing("list", "resnet*")
 
 
 @pytest.mark.parametrize("name", [*list_models(), *list_pretrained()])
@@ -99,8 +105,8 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_info_of_unknown_models():
-    assert "Did you mean 'sgpose_wide_4s'" in failing("info", "sgpose_wide_5s")
-    assert "No weights" in failing("info", "sgpose_0m5_1s.none")
+    assert "'sgpose_wide_4s'" in failing("info", "sgpose_wide_5s")
+    assert "sgpose_0m5_1s.none" in failing("info", "sgpose_0m5_1s.none")
 
 
 def test_help_of_every_command():
@@ -157,13 +163,13 @@ def test_pictures_of_photos_that_differ_in_their_ending_only(model_name, photos,
 
 def test_pictures_never_replace_photos(model_name, photos):
     before = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
-    assert "among the photos of" in failing("predict", photos, "--model", model_name, "--pictures", photos)
+    assert f"{photos}" in failing("predict", photos, "--model", model_name, "--pictures", photos)
     one = next(iter(before))
-    assert "would replace a photo" in failing("predict", one, "--model", model_name, "--pictures", one.parent)
+    assert f"{one.parent}" in failing("predict", one, "--model", model_name, "--pictures", one.parent)
     boxes = photos.parent / "boxes.json"
     boxes.write_text(json.dumps({one.name: []}))
     command = ("predict", one, "--model", model_name, "--boxes", boxes)
-    assert "boxes.json: this file is read by this command" in failing(*command, "--out", boxes, "--overwrite")
+    assert "boxes.json" in failing(*command, "--out", boxes, "--overwrite")
     assert json.loads(boxes.read_text()) == {one.name: []}
     assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == before
 
@@ -185,7 +191,7 @@ def test_bad_photos_are_passed_over_and_listed(model_name, photos, tmp_path):
     result = run("predict", photos, "--model", model_name, "--out", tmp_path / "p.jsonl")
     assert result.exit_code == 1
     assert "3 of 7 photos failed" in result.output
-    for name in ("empty.jpg is empty (0 bytes)", "torn.jpg cannot be read", "fake.png cannot be read"):
+    for name in ("empty.jpg", "torn.jpg", "fake.png"):
         assert name in result.output
     assert read_output(tmp_path / "p.jsonl") == {"a.jpg", "b.png", "c.jpg", "more/a.jpg"}
 
@@ -198,7 +204,7 @@ def test_an_interrupted_run_goes_on(model_name, photos, tmp_path, interrupted_th
     command = ("predict", photos, "--model", model_name, "--out", out, "--pictures", tmp_path / "pictures")
     first = run(*command)
     assert first.exit_code == 130
-    assert "Give the command again to go on" in first.output
+    assert "again" in first.output
     assert not out.exists()
     part = out.with_name(out.name + ".part")
     if torn:  # killed while writing the second photo's line
@@ -217,11 +223,11 @@ def test_a_run_with_other_settings_does_not_mix(model_name, photos, tmp_path):
     part = tmp_path / "p.json.part"
     part.write_text('{"settings": {"model": "another"}}\n')
     message = failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
-    assert "interrupted run with other settings" in message
+    assert "other settings" in message
     assert part.exists()
     for content in ("garbage\n", "5\n", "null\n", "{}\n"):
         part.write_text(content)
-        assert "is damaged" in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
+        assert part.name in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.json")
 
 
 def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, tmp_path, monkeypatch):
@@ -229,10 +235,10 @@ def test_a_run_does_not_go_on_with_photos_of_another_folder(model_name, photos, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli_predict, "predict", interrupted)
+        patch.setattr("softgate_pose.folder.run.predict", interrupted)
         assert run("predict", photos, "--model", model_name, "--out", tmp_path / "p.json").exit_code == 130
     message = failing("predict", photos / "more", "--model", model_name, "--out", tmp_path / "p.json")
-    assert "interrupted run with other settings" in message
+    assert "other settings" in message
 
 
 def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
@@ -243,14 +249,14 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
     with torch.no_grad():
         next(tiny_model.parameters()).mul_(2)
     save_pretrained(tiny_model, tmp_path / "model")
-    assert "interrupted run with other settings" in failing(*command)
+    assert "other settings" in failing(*command)
 
 
 def test_an_output_is_not_overwritten_unasked(model_name, photos, tmp_path):
     out = tmp_path / "p.json"
     out.write_text("precious")
     command = ("predict", photos / "a.jpg", "--model", model_name, "--out", out)
-    assert "exists" in failing(*command)
+    assert f"{out}" in failing(*command)
     assert out.read_text() == "precious"
     assert run(*command, "--overwrite").exit_code == 0
     assert read_output(out) == {"a.jpg"}
@@ -261,12 +267,10 @@ def test_outputs_that_cannot_be_written(model_name, photos, tmp_path):
     for option, value in (("--out", tmp_path / "file" / "p.json"), ("--pictures", tmp_path / "file" / "pictures")):
         assert "file" in failing("predict", photos, "--model", model_name, option, value)
     (tmp_path / "folder.json").mkdir()
-    assert "is a folder" in failing(
+    assert "folder.json" in failing(
         "predict", photos, "--model", model_name, "--out", tmp_path / "folder.json", "--overwrite"
     )
-    assert "must end in .json, .jsonl, .csv" in failing(
-        "predict", photos, "--model", model_name, "--out", tmp_path / "p.xml"
-    )
+    assert ".json, .jsonl, .csv" in failing("predict", photos, "--model", model_name, "--out", tmp_path / "p.xml")
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -302,8 +306,8 @@ def test_a_photo_that_the_boxes_file_lacks_or_has_wrong_fails_alone(model_name, 
     )  # fmt: skip
     assert result.exit_code == 1
     assert "2 of 3 photos failed" in result.output
-    assert "no entry 'c.jpg'; in JSON, []" in result.output
-    assert "b.png: Box 0 lies outside the image" in result.output
+    assert "'c.jpg'" in result.output
+    assert "b.png: Box 0" in result.output
     assert read_output(tmp_path / "p.json") == {"a.jpg"}
 
 
@@ -312,7 +316,7 @@ def test_a_bare_name_in_the_boxes_file_means_one_photo_only(model_name, photos, 
     boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 31]], "b.png": [], "c.jpg": []}))
     result = run("predict", photos, "--model", model_name, "--boxes", boxes, "--out", out)
     assert result.exit_code == 1
-    assert "no entry 'more/a.jpg'" in result.output
+    assert "'more/a.jpg'" in result.output
     assert read_output(out) == {"a.jpg", "b.png", "c.jpg"}
 
 
@@ -328,7 +332,7 @@ def test_a_photo_too_long_for_a_picture_fails_alone(model_name, photos, tmp_path
     result = run("predict", photos, "--model", model_name, "--pictures", tmp_path / "pictures")
     assert result.exit_code == 1
     assert "1 of 5 photos failed" in result.output
-    assert "larger than JPEG's" in result.output
+    assert "wide.png" in result.output
 
 
 def test_a_folder_called_as_a_picture_would_be(model_name, photos, photo, tmp_path):
@@ -360,23 +364,23 @@ def test_broken_boxes_files(model_name, photos, tmp_path, name, content):
 
 
 def test_photos_and_folders_that_are_not_there(model_name, tmp_path, photos):
-    assert "No photo or folder" in failing("predict", tmp_path / "nothing.jpg", "--model", model_name)
+    assert "nothing.jpg" in failing("predict", tmp_path / "nothing.jpg", "--model", model_name)
     (tmp_path / "bare").mkdir()
-    assert "holds no images; looked for .avif, .bmp" in failing("predict", tmp_path / "bare", "--model", model_name)
+    assert ".avif, .bmp" in failing("predict", tmp_path / "bare", "--model", model_name)
     twice = failing("predict", photos / "a.jpg", photos / "more" / "a.jpg", "--model", model_name)
-    assert "would both be called 'a.jpg'" in twice
-    assert "No boxes file" in failing("predict", photos, "--model", model_name, "--boxes", tmp_path / "no.json")
-    assert "Missing argument" in failing("predict")
+    assert "'a.jpg'" in twice
+    assert "no.json" in failing("predict", photos, "--model", model_name, "--boxes", tmp_path / "no.json")
+    assert "PHOTOS" in failing("predict")
 
 
 def test_models_and_devices_that_are_not_there(photos, model_name, tmp_path, unpublished):
-    assert "Unknown model" in failing("predict", photos, "--model", "sgpose_huge")
-    assert "published yet" in failing("predict", photos, "--model", unpublished)
+    assert "'sgpose_huge'" in failing("predict", photos, "--model", "sgpose_huge")
+    assert unpublished in failing("predict", photos, "--model", unpublished)
     assert "--checkpoint needs --model" in failing("predict", photos, "--checkpoint", tmp_path / "x.safetensors")
-    assert "there is no file or folder" in failing(
+    assert "x.safetensors" in failing(
         "predict", photos, "--model", "sgpose_0m5_1s", "--checkpoint", tmp_path / "x.safetensors"
     )
-    assert "--device tpu9 cannot be used" in failing("predict", photos, "--model", model_name, "--device", "tpu9")
+    assert "--device tpu9" in failing("predict", photos, "--model", model_name, "--device", "tpu9")
 
 
 @pytest.mark.skipif(not list_pretrained(), reason="no weights are bundled yet")
@@ -424,13 +428,15 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
     assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
 
-    # what is trained further is another run
-    assert "start is None there, '" in failing("train", name, *arguments[2:])
+    # what is trained further is another run, and does not replace what it starts from
+    assert f"--out {out}: " in failing("train", name, *arguments[2:])
+    shutil.copytree(out / "model", tmp_path / "copy")
+    assert "start" in failing("train", f"local-dir:{tmp_path / 'copy'}", *arguments[2:])
 
     # go on from these weights, and be taught by them
     arguments[1], arguments[5] = name, str(tmp_path / "second")
-    assert "--teacher-share needs --teacher" in failing(*arguments, "--teacher-share", "0.3")
-    assert f"--teacher {unpublished}: No weights of" in failing(*arguments, "--teacher", unpublished)
+    assert "--teacher-share" in failing(*arguments, "--teacher-share", "0.3")
+    assert f"--teacher {unpublished}: " in failing(*arguments, "--teacher", unpublished)
     arguments += ["--teacher", name, "--teacher-share", "0.3"]
     arguments[arguments.index("--licence") + 1] = "CC-BY-4.0"
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *arguments])
@@ -451,9 +457,9 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     assert "The weights that training started from: CC0-1.0." in card
 
     # a larger model grows from them
-    assert "gives a model its first weights, but local-dir:" in failing(*arguments, "--grow-from", name)
+    assert "--grow-from gives a model its first weights, but local-dir:" in failing(*arguments, "--grow-from", name)
     arguments[1], arguments[5] = "sgpose_1m0_2s", str(tmp_path / "grown")
-    assert f"--grow-from {unpublished}: No weights of" in failing(*arguments, "--grow-from", unpublished)
+    assert f"--grow-from {unpublished}: " in failing(*arguments, "--grow-from", unpublished)
     growing = [*arguments, "--grow-from", name]
     monkeypatch.setattr(sys, "argv", ["softgate-pose", *growing])
     result = run(*growing)
@@ -470,7 +476,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     result = run(*arguments, "--grow-from", "sgpose_0m5_1s")
     assert result.exit_code == 0, result.output
     training = json.loads((tmp_path / "bundled" / "model" / "training.json").read_text())
-    known = zoo.read_training(zoo.get_pretrained("sgpose_0m5_1s"))
+    known = read_training(zoo.get_pretrained("sgpose_0m5_1s"))
     assert training["before"]["data"] == known["data"]
     assert training["teacher"]["licence"] == known["licence"]
     assert training["teacher"]["data"]
@@ -479,9 +485,9 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     arguments[1], arguments[5] = "sgpose_0m5_1s", str(tmp_path / "third")  # from weights of unknown making
     assert run(*arguments, "--checkpoint", tmp_path / "bare.safetensors").exit_code == 0
     for content, problem in (
-        ("{", "is not JSON"),
-        ("[]", "must be a JSON object"),
-        ('{"data": null}', "['data'] must be a list of strings"),
+        ("{", "JSON"),
+        ("[]", "[]"),
+        ('{"data": null}', "data"),
     ):
         (tmp_path / "training.json").write_text(content)
         message = failing(*arguments, "--checkpoint", tmp_path / "bare.safetensors")
@@ -492,13 +498,13 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     )
     assert "KIND:FOLDER:SPLIT" in failing("evaluate", "--model", name, "--data", "nonsense")
     twice = failing("evaluate", "--model", name, "--data", "lsp:a:test", "--data", "lsp:b:test")
-    assert "one data set is scored at a time, got lsp:a:test, lsp:b:test; run it once for each" in twice
+    assert "lsp:a:test, lsp:b:test" in twice
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_of_several_processes_the_first_says_where_the_model_is(monkeypatch, first):
-    monkeypatch.setattr(cli_train, "train_and_save", lambda *given, **more: "FOLDER/model")
-    monkeypatch.setattr(cli_train, "is_main_process", lambda: first)
+    monkeypatch.setattr("softgate_pose.training.run.train", lambda *arguments, **more: "FOLDER/model")
+    monkeypatch.setattr("softgate_pose.training.run.is_main_process", lambda: first)
     result = run("train", "sgpose_0m5_1s", "--data", "lsp:data:train", "--out", "FOLDER")
     assert result.exit_code == 0, result.output
     assert ("Saved FOLDER/model" in result.output) == first
@@ -516,7 +522,8 @@ def test_training_that_is_interrupted_says_how_to_go_on_and_then_where(lsp_folde
         patch.setattr(cli_train, "_print_epoch", interrupt)
         result = run(*arguments)
     assert result.exit_code == 130
-    assert f"Interrupted; {out} keeps the run as it was last saved.\nGive the command again to go on." in result.output
+    assert f"Interrupted; {out} keeps" in result.output
+    assert "again" in result.output
     again = run(*arguments)
     assert again.exit_code == 0, again.output
     assert "Going on after step 3 of 6." in again.output
@@ -542,7 +549,7 @@ def test_a_recipe_of_another_heatmap_goes_on_from_weights(lsp_folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["heatmap"] == "softmax"
     asked = failing("train", name, *data, "--out", str(tmp_path / "other"), "--set", "heatmap=gaussian")
-    assert "whose heatmap is 'softmax', not 'gaussian'" in asked
+    assert "'softmax', not 'gaussian'" in asked
     bare = tmp_path / "bare.safetensors"  # tensors alone, of which the recipe has to say what they are
     save_file(load_file(tmp_path / "start" / "model.safetensors"), bare)
     result = run("train", "sgpose_0m5_1s", "--skeleton", "lsp", *data, "--checkpoint", bare, "--out", tmp_path / "bare")
@@ -556,11 +563,41 @@ def test_the_installed_command_runs():
     assert softgate_pose.__version__ in result.stdout
 
 
-def test_importing_and_listing_load_nothing_slow():
-    code = (
-        "import sys, softgate_pose, softgate_pose.cli; softgate_pose.list_models(); softgate_pose.list_pretrained();"
-        "slow = ('timm', 'torchvision', 'scipy', 'huggingface_hub', 'matplotlib');"
-        "print([name for name in slow if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+def cpu_seconds(*arguments):
+    """What a child process, which must succeed, computes, whatever else the machine does; and what it prints."""
+    before = os.times()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    after = os.times()
+    return (after.children_user - before.children_user) + (after.children_system - before.children_system), done.stdout
+
+
+def test_what_computes_nothing_loads_no_torch():
+    code = """
+import sys, softgate_pose
+from softgate_pose.cli import main
+softgate_pose.list_models(), softgate_pose.list_pretrained(), softgate_pose.PoseConfig
+for command in (["list"], ["info", "sgpose_0m5_1s.sports"], ["--help"], *([name, "--help"] for name in main.commands)):
+    main(command, standalone_mode=False)
+slow = ("torch", "timm", "torchvision", "scipy", "huggingface_hub", "matplotlib")
+print([name for name in slow if name in sys.modules])
+"""
+    assert cpu_seconds("-c", code)[1].splitlines()[-1] == "[]"
+
+
+def test_listing_costs_at_most_a_third_of_importing_torch():
+    assert cpu_seconds("-m", "softgate_pose", "list")[0] <= cpu_seconds("-c", "import torch")[0] / 3
+
+
+def test_the_decoders_to_choose_from_are_all_that_there_are():
+    assert get_args(DecodeMethod) == DECODERS
+
+
+def test_exporting_replaces_no_input(model_name, tmp_path):
+    release = tmp_path / "mpii_human_pose_v1_u12_1.mat"
+    write_release(release, ("a.jpg", mpii_rect()))
+    write_images(tmp_path / "images", ["a.jpg"])
+    (tmp_path / "link.onnx").symlink_to(release)
+    before = release.read_bytes()
+    command = ("export", model_name, tmp_path / "link.onnx", "--int8", f"mpii-mat:{tmp_path}:train")
+    assert f"OUT {tmp_path / 'link.onnx'}: " in failing(*command)
+    assert release.read_bytes() == before
