@@ -1,12 +1,16 @@
 """Small data sets, made where a test needs them."""
 
+import faulthandler
 import json
+import os
+import warnings
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.io import savemat
 
+from softgate_pose.data import matlab
 from softgate_pose.data.lsp import read_lsp
 from softgate_pose.pose.heatmaps import render_heatmaps
 
@@ -62,6 +66,31 @@ def struct_array(*rows):
         for name in names:
             array[0, i][name] = row.get(name, np.zeros((0, 0)))
     return array
+
+
+def answer_in_fork(file, name, structs):
+    """What ``matlab.answer`` gives in a copy of this process; it starts faster than a new one."""
+    import resource
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of this process's threads, which the copy does not need
+        receive, send = os.pipe()
+        child = os.fork()
+    if not child:
+        try:
+            faulthandler.disable()
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+            resource.setrlimit(resource.RLIMIT_AS, (16 << 30, resource.RLIM_INFINITY))
+            with os.fdopen(send, "wb") as stream:
+                stream.write(matlab.answer(file, name, structs))
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as stream:
+        content = stream.read()
+    status = os.waitpid(child, 0)[1]
+    return f"ESciPy ended with status {status}".encode() if status else content
 
 
 def mpii_points(*ids, **fields):

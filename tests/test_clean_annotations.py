@@ -25,7 +25,7 @@ def people(tmp_path):
     places = torch.where(labelled[..., None], places, 0.0)
     boxes = torch.tensor([[0.0, 0.0, 100.0, 90.0]] * 2).double()
     images = (tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg")
-    return People(LSP, images, places, labelled, boxes, torch.full((2, 4), math.nan).double())
+    return People(LSP, images, places, labelled, boxes, torch.full((2, 4), math.nan).double(), ())
 
 
 def clean(people, seen, score=0.9, **settings):

@@ -160,7 +160,7 @@ def test_boxes_are_the_same_from_json_and_csv(wanted):
 def test_predictions_come_back_to_the_last_digit(points):
     points[np.isnan(points).any(axis=2)] = math.nan  # a point is missing as a whole
     zeros = torch.zeros(2, 4, dtype=torch.float64)
-    people = People(MPII, (Path("a.jpg"),) * 2, torch.zeros(2, 16, 2), torch.ones(2, 16) > 0, zeros, zeros)
+    people = People(MPII, (Path("a.jpg"),) * 2, torch.zeros(2, 16, 2), torch.ones(2, 16) > 0, zeros, zeros, ())
     with tempfile.TemporaryDirectory() as place:
         write_predictions(Path(place, "p.json"), Predictions(MPII.keypoints, torch.from_numpy(points)))
         read = read_predictions(Path(place, "p.json"), people)

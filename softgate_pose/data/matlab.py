@@ -65,14 +65,8 @@ def load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
 def _ask_child(file: Path, name: str, structs: bool) -> bytes:
     """What ``answer`` gives in a new process."""
     # the package's folder is where the child finds it; of the folder that a user is in nothing is imported
-    command = [
-        sys.executable,
-        "-m",
-        "softgate_pose.data.matlab",
-        str(file.absolute()),
-        name,
-        "structs" if structs else "",
-    ]
+    command = [sys.executable, "-m", "softgate_pose.data.matlab"]
+    command += [str(file.absolute()), name, "structs" if structs else "", str(_MEMORY)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whose threads would count as memory
     try:
         child = subprocess.run(
@@ -116,5 +110,5 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]),) * 2)
     sys.stdout.buffer.write(answer(Path(sys.argv[1]), sys.argv[2], bool(sys.argv[3])))
