@@ -22,6 +22,7 @@ from softgate_pose.data.sources import read_people
 from softgate_pose.evaluation.pck import evaluate
 from softgate_pose.training.loop import Engine, fit
 from softgate_pose.training.recipe import get_preset
+from softgate_pose.training.task import KeypointTask
 from softgate_pose.training.teacher import Teacher
 
 BASE = {"alpha_init": 0.0, "learning_rate": 1e-3, "rotation": 60.0}  # what the recipe `fast` was chosen from
@@ -63,7 +64,7 @@ def measure(
     splits: tuple[People, People],
     budget: dict[str, Any],
     teacher: Teacher | None,
-    asked: str,
+    setup: str,
     folder: Path,
 ) -> dict[str, Any]:
     """Train one variant, unless that was done before, and measure it on the held-out people."""
@@ -71,14 +72,15 @@ def measure(
     preset = get_preset("fast").change({**BASE, **budget, **settings})
     if done.exists():
         result = json.loads(done.read_text())
-        if result.get("asked") != asked:
-            raise click.UsageError(f"{done} is of {result.get('asked')}, not of {asked}; choose another --out.")
+        if result.get("setup") != setup:
+            raise click.UsageError(f"{done} is of {result.get('setup')}, not of {setup}; choose another --out.")
     else:
         torch.manual_seed(preset.recipe.seed)
         model = create_model(model_name, **preset.model)
         training, held_out = splits
-        trained = fit(model, training, preset.recipe, folder, teacher=teacher, engine=Engine(sheets=False))
-        result = {"asked": asked, **evaluate(trained, held_out).to_dict()}
+        task = KeypointTask(model, training, teacher=teacher)
+        trained = fit(task, preset.recipe, folder, engine=Engine(sheets=False))
+        result = {"setup": setup, **evaluate(trained, held_out).to_dict()}
         done.write_text(json.dumps(result))
     return result
 
@@ -115,20 +117,20 @@ def main(
     budget = {"epochs": epochs, "input_size": (size, size), "precision": precision}
     budget |= {"batch_size": batch_size} if batch_size else {}
     teacher = None if teacher_name is None else Teacher(create_model(teacher_name, pretrained=True))
-    asked = (
+    setup = (
         f"{model_name}, {size} px, {precision}, {epochs} epochs of {len(splits[0])} people ({', '.join(sources)})"
         f"{f' in batches of {batch_size}' if batch_size else ''}; "
         f"measured on {len(splits[1])} {'people of ' + ', '.join(measured) if others else 'held-out people'}"
         f"{f', taught by {teacher_name}' if teacher else ''}."
     )
-    click.echo(asked)
+    click.echo(setup)
     for group in groups:
         for name, settings in GROUPS[group].items():
             if teacher is not None and settings.get("heatmap", "softmax") != teacher.model.config.heatmap:
                 click.echo(f"Left out: {name}; its heatmaps are of another kind than the teacher's.", err=True)
                 continue
             folder = out / (name.replace(" ", "-").replace(",", "") if settings else "base")
-            result = measure(settings, model_name, splits, budget, teacher, asked, folder)
+            result = measure(settings, model_name, splits, budget, teacher, setup, folder)
             protocol = result["protocol"]
             if name == next(iter(GROUPS[group])):
                 paper = "the paper's PCKh@0.5 (its weights, all of MPII, 2 x 128) | " if group in PAPER else ""

@@ -25,29 +25,17 @@ _LARGEST_HALF_ZOOM = 2.0  # stored crops have no finer detail
 
 @dataclass(frozen=True)
 class Changes:
-    """Random values for B crops, drawn before anything is known of the crops.
+    """Random values for B crops, drawn before anything is known of the crops."""
 
-    Attributes:
-        angle: (B,) radians.
-        zoom: (B,).
-        shift: (B, 2) in shares of the input's sides.
-        mirrored: (B,) bool.
-        half: (B,) 1 for the upper half of the body, -1 for the lower, 0 for all of it.
-        contrast: (B,) factors.
-        tint: (B, C) factors.
-        patches: (B, P, 4) as (x0, y0, x1, y1) in shares of the input's sides.
-        patch_colours: (B, P, C) in 0..255.
-    """
-
-    angle: Tensor
-    zoom: Tensor
-    shift: Tensor
-    mirrored: Tensor
-    half: Tensor
-    contrast: Tensor
-    tint: Tensor
-    patches: Tensor
-    patch_colours: Tensor
+    angle: Tensor  # (B,) radians
+    zoom: Tensor  # (B,)
+    shift: Tensor  # (B, 2) in shares of the input's sides
+    mirrored: Tensor  # (B,) bool
+    half: Tensor  # (B,) 1 for the upper half of the body, -1 for the lower, 0 for all of it
+    contrast: Tensor  # (B,) factors
+    tint: Tensor  # (B, C) factors
+    patches: Tensor  # (B, P, 4) as (x0, y0, x1, y1) in shares of the input's sides
+    patch_colours: Tensor  # (B, P, C) in 0..255
 
     def part(self, rows: slice) -> Changes:
         """The changes of some of the crops."""
@@ -86,14 +74,8 @@ def sample_changes(count: int, in_chans: int, augmentation: Augmentation, genera
 def augment(crops: Crops, changes: Changes, config: PoseConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Network inputs from a batch of stored crops, by one affine warp and a change of colours.
 
-    Args:
-        crops: B stored crops.
-        changes: One for each.
-        config: Input size, mean, std and mirror pairs.
-
-    Returns:
-        Images (B, C, H, W), normalised; keypoints (B, K, 2) as (x, y) in input pixels; and labelled
-        (B, K), false also for keypoints that have left the input. All on the crops' device.
+    Returns images (B, C, H, W), normalised; keypoints (B, K, 2) as (x, y) in input pixels; and labelled
+    (B, K), false also for keypoints that have left the input. All on the crops' device.
     """
     device = crops.images.device
     matrices = _matrices(crops, changes, config)

@@ -29,33 +29,17 @@ _LATER = {"model.architecture": "softgate", "teacher.model.architecture": "softg
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        step: Steps of the optimizer that are done.
-        loss: Sum of the losses of the steps of this epoch.
-        seconds: Time spent in this epoch.
-        people: A fingerprint of the people, or other samples, that are trained on; empty before the first step.
-        history: A row for each epoch that is done.
-    """
-
-    step: int = 0
-    loss: float = 0.0
-    seconds: float = 0.0
-    people: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0  # of the optimizer, as many as are done
+    loss: float = 0.0  # the sum over the steps of this epoch
+    seconds: float = 0.0  # of this epoch
+    people: str = ""  # a fingerprint of the samples that are trained on; empty before the first step
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row for each epoch that is done
 
 
 class TrainingState:
-    """Everything that a run needs to go on, as one safetensors file in its folder.
-
-    Args:
-        folder: The run's folder.
-        model: The model that is trained.
-        ema: The model with the moving average of its weights, if there is one.
-        optimizer: The optimizer, whose tensors are kept.
-        run: What may not change within a run, as JSON.
-    """
+    """Everything that a run needs to go on, as one safetensors file in its folder; ``run`` may not change within it."""
 
     def __init__(
         self,

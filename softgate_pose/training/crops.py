@@ -39,17 +39,11 @@ _NAMED = 5  # unreadable images that a message names
 
 @dataclass(frozen=True)
 class Crops:
-    """People cut out of their images, at the network's scale with a margin.
+    """People cut out of their images, at the network's scale with a margin; all but the images are on the CPU."""
 
-    Attributes:
-        images: (N, C, S, S') uint8.
-        keypoints: (N, K, 2) float32 in pixels of these crops, on the CPU.
-        labelled: (N, K) bool, on the CPU.
-    """
-
-    images: Tensor
-    keypoints: Tensor
-    labelled: Tensor
+    images: Tensor  # (N, C, S, S') uint8
+    keypoints: Tensor  # (N, K, 2) float32 in pixels of these crops
+    labelled: Tensor  # (N, K) bool
 
     def __len__(self) -> int:
         return len(self.images)

@@ -36,14 +36,7 @@ _BOARD_EVERY = 20  # steps
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is reported after an epoch.
-
-    Attributes:
-        row: The epoch's row of the log: ``epoch``, ``step``, ``loss``, ``learning_rate``, ``seconds``,
-            ``images_per_second``, ``feeding_percent`` and the validation's figures.
-        epochs: The number of epochs of the whole run.
-        validation: What the validation found, if there was one.
-    """
+    """What is reported after an epoch: its row of the log, the epochs of the run, and what the validation found."""
 
     row: dict[str, Any]
     epochs: int
@@ -59,27 +52,14 @@ def fit(
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> Any:
-    """Train a task's model, or go on with the run that ``folder`` holds.
+    """Train a task's model, or go on with the run that ``folder`` holds; every process of a run calls it alike.
 
     The order of the samples depends on the seed and the epoch alone, their augmentation on the seed and
     the step, so a run that is stopped at any moment and called again with the same arguments goes on
-    as if it had not been. In ``folder``: ``last.safetensors`` is the run's state; ``log.csv`` and
-    ``tensorboard/`` its log; ``sheets/`` what it saw in validation; ``lock`` keeps other runs out.
+    as if it had not been. Each process takes its part of each batch; the first alone writes, validates and reports.
 
-    Under ``accelerate launch`` or ``torchrun`` every process calls this with the same arguments. Each
-    takes its part of each batch; the first alone writes, validates and reports.
-
-    Args:
-        task: What is trained, on what; its model is trained in place.
-        recipe: The recipe.
-        folder: The run's folder, created if missing; several machines must all see it.
-        start: A digest of the weights that the model comes with, such as ``weights_digest`` gives; a run in
-            ``folder`` that began with another digest, or with none, is then refused. None for fresh weights.
-        engine: How to use the machine.
-        report: Called after each epoch.
-
-    Returns:
-        The model with the moving average of its weights, if the recipe has one, in evaluation mode.
+    A run whose weights did not begin as ``start`` says, a digest such as ``weights_digest`` gives, or None for fresh
+    ones, is refused. Returns the model with the moving average of its weights, if the recipe has one.
     """
     engine = engine or Engine()
     accelerator = make_accelerator(recipe, engine.device)
@@ -211,7 +191,10 @@ class _Run:
         feeding, start = 0.0, time.monotonic()
         saved = start
         batches = self._parts(order, done)
-        with self._bar(epoch, done) as bar:
+        title = f"epoch {epoch + 1}/{recipe.epochs}"
+        hidden = None if self.engine.progress and log is not None else True  # None: where nobody watches
+        total_images, done_images = self.steps * size, done * size
+        with tqdm(None, title, total_images, initial=done_images, unit=" images", disable=hidden) as bar:
             for step in range(done, self.steps):
                 self.schedule.step_update(progress.step)
                 loss, waited = self._step(batches)
@@ -247,17 +230,6 @@ class _Run:
         log.scalars({"step/loss": loss, "step/learning_rate": rate}, self.progress.step)
         left = tqdm.format_interval(seconds * (self.steps * self.recipe.epochs - self.progress.step))
         bar.set_postfix_str(f"loss {loss:.3f}, {left} left of the run", refresh=False)
-
-    def _bar(self, epoch: int, done: int) -> Any:
-        size = self.recipe.batch_size
-        return tqdm(
-            total=self.steps * size,
-            initial=done * size,
-            desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
-            unit=" images",
-            # none where nobody watches
-            disable=None if self.engine.progress and self.accelerator.is_main_process else True,
-        )
 
     def _step(self, batches: Iterator[tuple[Any, Any]]) -> tuple[Tensor, float]:
         """One step of the optimizer; its loss, and the seconds that its input took."""

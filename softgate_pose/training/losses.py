@@ -29,16 +29,11 @@ def heatmap_loss(
     paper's). ``heatmap="softmax"``: cross-entropy of the softmax over the pixels against the Gaussian
     of sum 1, less the target's entropy, so that a perfect network has loss 0.
 
-    With a teacher the target is ``(1 - share)`` of the Gaussian and ``share`` of the teacher's heatmap.
-    Both losses then have the gradient of two losses with these weights.
+    With a teacher the target is ``(1 - share)`` of the Gaussian and ``share`` of the teacher's heatmap, which gives
+    the gradient of two losses with these weights; what is not labelled counts ``share``, without a teacher nothing.
 
-    Args:
-        outputs: Each stage's raw output (B, K, h, w).
-        keypoints: (B, K, 2) as (x, y) in input pixels.
-        labelled: (B, K) bool; others do not count, or with a teacher count ``share``.
-        config: Kind of heatmap, sigma and stride.
-        soft: A teacher's heatmaps (B, K, h, w), of the config's kind, 1 at a perfect peak.
-        share: The teacher's, 0 to 1.
+    ``outputs`` are each stage's, raw, (B, K, h, w), ``keypoints`` (B, K, 2) in input pixels, ``labelled`` (B, K)
+    bool, and ``soft`` a teacher's heatmaps (B, K, h, w), of the config's kind, 1 at a perfect peak.
     """
     size = (outputs[0].shape[-2], outputs[0].shape[-1])
     places = geometry.input_to_heatmap(keypoints.float(), config.stride)

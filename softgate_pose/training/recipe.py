@@ -101,22 +101,14 @@ class Recipe:
         if isinstance(self.milestones, list):  # JSON has no tuples
             object.__setattr__(self, "milestones", tuple(self.milestones))
         check_fields(self)
-        self._check_milestones()
-
-    def _check_milestones(self) -> None:
-        example = f"milestones=[{self.epochs // 2}]" if self.epochs > 1 else "schedule=cosine and milestones=[]"
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must be rising epochs, got {list(self.milestones)}.")
-        if self.milestones and self.milestones[-1] >= self.epochs:
+        rising = list(self.milestones) == sorted(set(self.milestones))
+        inside = not self.milestones or self.milestones[-1] < self.epochs
+        if not (rising and inside and (self.schedule == "step") == bool(self.milestones)):
+            example = f"schedule=step and milestones=[{self.epochs // 2}], or " if self.epochs > 1 else ""
             raise ValueError(
-                f"milestones must be before the end of the run, of {self.epochs} epochs, got "
-                f"{list(self.milestones)}. Give other settings, such as {example}."
-            )
-        if (self.schedule == "step") != bool(self.milestones):
-            remedy = f"Give {example}, or schedule=cosine." if self.schedule == "step" else "Give schedule=step."
-            raise ValueError(
-                f"milestones belong to schedule=step, and it needs some; got schedule={self.schedule} and "
-                f"milestones={list(self.milestones)}. {remedy}"
+                "milestones must be rising epochs before the end of the run, for schedule=step, and none for another; "
+                f"got schedule={self.schedule}, milestones={list(self.milestones)} and epochs={self.epochs}. "
+                f"Give {example}schedule=cosine and milestones=[]."
             )
 
     def to_dict(self) -> dict[str, Any]:

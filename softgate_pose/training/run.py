@@ -119,11 +119,7 @@ def train(
     measured = {source: read_people(source) for source in tests}
     inputs = [Path(name.removeprefix(_LOCAL)) for name in named if isinstance(name, str) and name.startswith(_LOCAL)]
     inputs += [Path(checkpoint)] if checkpoint else []
-    inputs += [
-        file
-        for people in (*read.values(), *measured.values())
-        for file in (*getattr(people, "files", ()), *people.images)
-    ]
+    inputs += [file for people in (*read.values(), *measured.values()) for file in (*people.files, *people.images)]
     require_outputs({"--out": folder, "the model in it,": saved}, inputs, folders=("--out", "the model in it,"))
 
     splits = _split(
@@ -166,7 +162,9 @@ def train(
                 f"{str(error).rstrip('.')}. Training is finished and kept, but not yet measured and saved to {saved}; "
                 "give the same command again to do that."
             ) from error
-    _wait_for_everyone()
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
     return saved
 
 
@@ -177,12 +175,6 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def _wait_for_everyone() -> None:
-    from accelerate import PartialState
-
-    PartialState().wait_for_everyone()
-
-
 def _build(
     name: str,
     preset: Preset,
@@ -191,7 +183,7 @@ def _build(
     checkpoint: str | os.PathLike[str] | None,
     grow_from: str | None,
 ) -> tuple[PoseModel, TrainingRecord | None]:
-    """The network to train, and the record of the weights that it starts from, if any; ``chosen`` are set by the user."""
+    """The network to train, and the record of the weights that it starts from; the user chose some settings."""
     before = find_training(name, checkpoint=checkpoint)
     # where gates start and what the heatmaps are is for a recipe to say, but weights have theirs
     theirs = set()
