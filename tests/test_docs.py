@@ -22,7 +22,7 @@ from safetensors import safe_open
 import softgate_pose
 from softgate_pose import zoo
 from softgate_pose.cli import main
-from softgate_pose.cli.train import _parse_settings
+from softgate_pose.cli.train import _parse
 from softgate_pose.data.sources import parse_source, read_people
 from softgate_pose.training.recipe import get_preset
 from softgate_pose.weights.record import commands, read_training
@@ -118,16 +118,16 @@ def test_command(words):
 def check_softgate_pose(arguments):
     """The command parses, and the models, recipes, settings and sources that it names are right."""
     name, command, rest = main.resolve_command(click.Context(main), arguments)
-    given = command.make_context(name, list(rest), parent=click.Context(main)).params
-    for model in (given.get("name"), given.get("model_name"), given.get("teacher_name"), given.get("smaller_name")):
+    options = command.make_context(name, list(rest), parent=click.Context(main)).params
+    for model in [options.get(key) for key in ("name", "model_name", "teacher", "grow_from")]:
         if model is not None and model.startswith("sgpose_"):
             assert zoo.get_pretrained(model) if "." in model else zoo.get_entry(model)
-    if "recipe_name" in given:
-        assert get_preset(given["recipe_name"]).change(_parse_settings(given["settings"]))
-    data = given.get("data") or ()
+    if "recipe" in options:
+        assert get_preset(options["recipe"]).change(_parse(options["settings"]))
+    data = options.get("data") or ()
     for source in (data,) if isinstance(data, str) else data:
         assert parse_source(source)
-    for source in (*given.get("sources", ()), *given.get("tests", ())):
+    for source in (*options.get("sources", ()), *options.get("tests", ())):
         assert parse_source(source)
 
 
@@ -188,9 +188,9 @@ def test_ablations_print_the_paper_s_figures_beside_ours_and_train_nothing_twice
 def test_ablations_may_have_a_teacher_and_hold_nobody_out_of_data_that_others_measure(
     in_a_clone, lsp_folder, monkeypatch, capsys
 ):
-    given = "--data lsp:lsp:train --measure lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --precision bf16 fast"
-    given += " --teacher sgpose_0m5_1s.sports"
-    assert run_example("ablations.py", given.split(), monkeypatch) == 0
+    arguments = "--data lsp:lsp:train --measure lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --precision bf16 fast"
+    arguments += " --teacher sgpose_0m5_1s.sports"
+    assert run_example("ablations.py", arguments.split(), monkeypatch) == 0
     people = len(read_people("lsp:lsp:train"))
     printed = capsys.readouterr().out
     measured = f"measured on {people} people of lsp:lsp:train, taught by sgpose_0m5_1s.sports."
@@ -199,7 +199,7 @@ def test_ablations_may_have_a_teacher_and_hold_nobody_out_of_data_that_others_me
     with safe_open("ablations/the-recipe-fast/last.safetensors", framework="pt") as state:
         assert json.loads(state.metadata()["run"])["teacher"]["share"] == 0.5
 
-    untaught = given.partition(" --teacher")[0]
+    untaught = arguments.partition(" --teacher")[0]
     assert run_example("ablations.py", untaught.split(), monkeypatch) == 2
     assert "result.json is of sgpose_0m5_1s, 64 px, bf16, 1 epochs of" in capsys.readouterr().err
 
@@ -216,25 +216,25 @@ def test_cleaned_annotations_replace_no_others_and_can_be_read(in_a_clone, lsp_f
     for name in ("cleaned.json", "labels/cleaned.json", "annotations/cleaned.txt"):  # which no reader would look for
         assert run_example("clean_annotations.py", ["lsp:lsp:train", f"lsp/{name}"], monkeypatch) == 2
         assert "as FOLDER/annotations/NAME.json" in capsys.readouterr().err
-    given = ["lsp:lsp:train", str(Path("lsp/annotations/cleaned.json").absolute())]
+    arguments = ["lsp:lsp:train", str(Path("lsp/annotations/cleaned.json").absolute())]
     read_people("lsp:lsp:train").images[1].write_bytes(b"no picture")
-    assert run_example("clean_annotations.py", given, monkeypatch) == 0
+    assert run_example("clean_annotations.py", arguments, monkeypatch) == 0
     assert "Left out: " in capsys.readouterr().err
     cleaned = read_people("coco:lsp:cleaned")
     assert len(cleaned) == len(read_people("lsp:lsp:train")) - 1
-    before = Path(given[1]).read_bytes()
-    assert run_example("clean_annotations.py", given, monkeypatch) == 2
+    before = Path(arguments[1]).read_bytes()
+    assert run_example("clean_annotations.py", arguments, monkeypatch) == 2
     assert "exists; choose another name" in capsys.readouterr().err
-    assert Path(given[1]).read_bytes() == before
+    assert Path(arguments[1]).read_bytes() == before
 
 
 def test_ablations_leave_out_what_a_teacher_cannot_teach(in_a_clone, lsp_folder, monkeypatch, capsys):
-    monkeypatch.setattr("softgate_pose.training.loop.fit", lambda model, *_, **__: model)
-    given = (
+    monkeypatch.setattr("softgate_pose.training.loop.fit", lambda task, *_, **__: task.model)
+    arguments = (
         "--data lsp:lsp:train --size 64 --epochs 1 --batch-size 2 --hold-out 0.3 recipe --teacher sgpose_0m5_1s.sports"
     )
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: 0)
-    assert run_example("ablations.py", given.split(), monkeypatch) == 0
+    assert run_example("ablations.py", arguments.split(), monkeypatch) == 0
     printed = capsys.readouterr()
     assert "Left out: squared error on Gaussians; its heatmaps are of another kind" in printed.err
     assert "squared error" not in printed.out
