@@ -156,15 +156,6 @@ def get_pretrained(name: str) -> PretrainedEntry:
     raise ValueError(f"No weights {name!r}; {model} has {', '.join(repr(entry.name) for entry in published)}.")
 
 
-# until all callers read these from weights.record
-def __getattr__(name: str) -> object:
-    if name in ("read_config", "read_training"):
-        from softgate_pose.weights import record
-
-        return getattr(record, name)
-    raise AttributeError(name)
-
-
 @cache
 def _pretrained() -> Mapping[str, PretrainedEntry]:
     """All published weights, in the order of ``index.json``.

@@ -34,7 +34,7 @@ class CUNet(PoseModel):
             nn.MaxPool2d(2),
         )
         self.unets = nn.ModuleList(UNet(width, config.depth, earlier=i) for i in stacks)
-        self.necks = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU()) for _ in stacks)
+        self.necks = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True)) for _ in stacks)
         self.heads = nn.ModuleList(nn.Conv2d(width, config.num_keypoints, 1, bias=False) for _ in stacks)
 
     def outputs(self, images: Tensor) -> list[Tensor]:
@@ -54,10 +54,7 @@ class CUNet(PoseModel):
 class UNet(nn.Module):
     """Blocks on the way down, one at the bottom, and blocks on the way up, which read their skip as well.
 
-    Args:
-        width: Channels N.
-        depth: Halvings.
-        earlier: U-Nets before this one.
+    There are ``depth`` halvings, and ``earlier`` U-Nets before this one.
     """
 
     def __init__(self, width: int, depth: int, earlier: int) -> None:

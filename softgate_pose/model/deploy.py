@@ -183,10 +183,7 @@ def _doubling_conv(weight: Tensor) -> nn.ConvTranspose2d:
     Along an axis, output u reads with tap k the doubled pixel v = u + k - 1, a copy of pixel i = v // 2. A
     transposed convolution of stride 2 and padding 1 adds its tap m of pixel i to the output u = 2 i + m - 1. Of
     the two copies v = 2 i and 2 i + 1, that output reads k = 2 - m and k = 3 - m: its tap m is w[2 - m] + w[3 - m],
-    of those that exist. Each output meets 2×2 of the 4×4 taps, in place of 3×3.
-
-    Args:
-        weight: The convolution's weight, (O, I, 3, 3).
+    of those that exist. Each output meets 2×2 of the 4×4 taps, in place of 3×3. ``weight`` is (O, I, 3, 3).
     """
     taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)  # (4, 3)
     out_channels, in_channels = weight.shape[:2]

@@ -20,9 +20,6 @@ class SoftGatePose(PoseModel):
 
     Source: Bulat et al., "Toward fast and accurate human pose estimation via soft-gated skip
     connections", FG 2020 (arXiv 2002.11098).
-
-    Args:
-        config: The architecture; ``create_model`` builds one from a name.
     """
 
     def __init__(self, config: PoseConfig) -> None:
@@ -118,9 +115,7 @@ class MergeBlock(nn.Module):
 class Hourglass(nn.Module):
     """One level: halve, go on inside, double again, merge with what stayed at full resolution.
 
-    Args:
-        config: Width, gate, merge and skip transform.
-        depth: Levels from here inwards; the innermost holds a block in place of a level.
+    ``depth`` is the number of levels from here inwards; the innermost holds a block in place of a level.
     """
 
     def __init__(self, config: PoseConfig, depth: int) -> None:
@@ -146,17 +141,8 @@ class SoftGatedBlock(nn.Module):
     """Three 3×3 convolutions in a chain, concatenated, plus a gated copy of the input.
 
     ``y = concat(o1, o2, o3) + alpha * x``, each ``o`` a BN-ReLU-conv of the one before, of N/2, N/4
-    and N/4 channels.
-
-    Args:
-        in_channels: Channels of ``x``. Unless it equals ``width`` there is no skip path.
-        width: Channels N of ``y``.
-        gate: What ``alpha`` is; see ``PoseConfig``. None for a block without a skip path.
-        alpha_init: Where ``alpha`` starts.
-        groups: Groups of the first convolution (2 in the grouped concatenation merge).
-
-    Raises:
-        ValueError: If a gated block would have to change the number of channels.
+    and N/4 channels, N being ``width``. What ``alpha`` is, ``gate`` says; None leaves out the skip path, as a change
+    of channels must.
     """
 
     alpha: Tensor | None
