@@ -30,11 +30,8 @@ _FORMATS_THAT_RUN_PROGRAMS = ("EPS",)  # Pillow tells the format by the content,
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file whole, turned upright as its EXIF orientation says.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image, is cut short, is too large to be a photo (twice
-            ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels), or is PostScript, for which Pillow would
-            run another program; the message names the file and the reason.
+    Refused are more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels, which is no photo, and PostScript,
+    for which Pillow would run another program.
     """
     path = Path(path)
     if not os.path.exists(path):  # noqa: PTH110 (a path's own method raises on names too long for a file)
@@ -112,7 +109,7 @@ _ORIENTATION = 0x0112
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says, and forget the orientation."""
+    """Turn an image as its EXIF orientation says, and forget the orientation; a bad tag beside it does no harm."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block, of which Pillow raises many types, is one that says nothing
