@@ -114,23 +114,18 @@ def train(
     elif teacher_share is not None:
         raise ValueError("--teacher-share needs --teacher, the model that teaches.")
 
-    folder, named = Path(folder), (model, grow_from, teacher.name if teacher else None)
-    saved = folder / "model"
+    folder = Path(folder)
     measured = {source: read_people(source) for source in tests}
-    inputs = [Path(name.removeprefix(_LOCAL)) for name in named if isinstance(name, str) and name.startswith(_LOCAL)]
-    inputs += [Path(checkpoint)] if checkpoint else []
-    inputs += [file for people in (*read.values(), *measured.values()) for file in (*people.files, *people.images)]
-    require_outputs({"--out": folder, "the model in it,": saved}, inputs, folders=("--out", "the model in it,"))
-
+    _check_outputs(
+        folder, (model, grow_from, teacher and teacher.name), checkpoint, (*read.values(), *measured.values())
+    )
     splits = _split(
         {source: _of_model(people, network, source) for source, people in read.items()}, hold_out, preset.recipe.seed
     )
     people = concatenate([splits[source][0] for source in sources])
     named_tests = _named_tests(measured, network, people)
-    labelled = people.labelled.any(dim=0).tolist()
-    unlabelled = [name for name, some in zip(people.skeleton.keypoints, labelled, strict=True) if not some]
-    if teacher is None and len(people) and unlabelled:
-        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
+    if teacher is None and len(people):
+        _warn_of_unlabelled(people)
     trained: PoseModel = fit(
         KeypointTask(network, people, validation=concatenate([held for _, held in splits.values()]), teacher=teacher),
         preset.recipe,
@@ -152,20 +147,11 @@ def train(
         if before is not None:  # but for what it measured, which is not of these weights
             rest = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
             record["before"] = cast("TrainingRecord", rest)
-        dtype = _saved_dtype(trained)
-        trained.to(dtype).float()  # what is measured is what is saved
-        try:
-            record |= _measure(trained, named_tests, people, report_test or (lambda row: None))
-            save_pretrained(trained, saved, training=record, dtype=dtype)
-        except OSError as error:
-            raise OSError(
-                f"{str(error).rstrip('.')}. Training is finished and kept, but not yet measured and saved to {saved}; "
-                "give the same command again to do that."
-            ) from error
+        _measure_and_save(trained, folder / "model", record, named_tests, people, report_test or (lambda row: None))
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
-    return saved
+    return folder / "model"
 
 
 def is_main_process() -> bool:
@@ -203,6 +189,17 @@ def _build(
         config = model.config
         grow(model, create_model(grow_from, pretrained=True, skeleton=config.skeleton, input_size=config.input_size))
     return model, find_training(grow_from, pretrained=True)
+
+
+def _check_outputs(
+    folder: Path, names: Sequence[Any], checkpoint: str | os.PathLike[str] | None, tables: Sequence[People]
+) -> None:
+    """Raise ValueError if a run in the folder would replace what it reads: weights, annotations or images."""
+    inputs = [Path(name.removeprefix(_LOCAL)) for name in names if isinstance(name, str) and name.startswith(_LOCAL)]
+    inputs += [Path(checkpoint)] if checkpoint else []
+    inputs += [file for people in tables for file in (*people.files, *people.images)]
+    outputs = {"--out": folder, "the model in it,": folder / "model"}
+    require_outputs(outputs, inputs, folders=tuple(outputs))
 
 
 def _load_teacher(name: str, share: Mapping[str, float]) -> Teacher:
@@ -275,6 +272,13 @@ def _named_tests(tests: Mapping[str, People], model: PoseModel, training: People
     return named
 
 
+def _warn_of_unlabelled(people: People) -> None:
+    labelled = people.labelled.any(dim=0).tolist()
+    unlabelled = [name for name, some in zip(people.skeleton.keypoints, labelled, strict=True) if not some]
+    if unlabelled:
+        logger.warning("Nobody has %s labelled; the model will not learn to find it.", ", ".join(unlabelled))
+
+
 def _data_lines(sources: Sequence[str], splits: Mapping[str, tuple[People, People]]) -> list[str]:
     """A line for each source: how many of its people are trained on, and how often an epoch if more than once."""
     return [
@@ -283,12 +287,28 @@ def _data_lines(sources: Sequence[str], splits: Mapping[str, tuple[People, Peopl
     ]
 
 
-def _saved_dtype(model: PoseModel) -> torch.dtype:
-    """Half precision if it can hold the weights, else single, with a warning."""
-    if all(bool(value.to(torch.float16).isfinite().all()) for value in model.state_dict().values()):
-        return torch.float16
-    logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
-    return torch.float32
+def _measure_and_save(
+    model: PoseModel,
+    folder: Path,
+    record: TrainingRecord,
+    tests: Sequence[tuple[str, People]],
+    training: People,
+    report: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Save the model in half precision if it can hold the weights, else in single, with what it then measures."""
+    dtype = torch.float16
+    if not all(bool(value.to(dtype).isfinite().all()) for value in model.state_dict().values()):
+        logger.warning("The weights do not fit into 16 bits; they are saved in 32.")
+        dtype = torch.float32
+    model.to(dtype).float()
+    try:
+        record |= _measure(model, tests, training, report)
+        save_pretrained(model, folder, training=record, dtype=dtype)
+    except OSError as error:
+        raise OSError(
+            f"{str(error).rstrip('.')}. Training is finished and kept, but not yet measured and saved to {folder}; "
+            "give the same command again to do that."
+        ) from error
 
 
 def _measure(
