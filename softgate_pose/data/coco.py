@@ -188,15 +188,12 @@ def _annotations(
     crowds = [bool(row.get("iscrowd")) for row in listed]
     people = labelled.any(axis=1) & ~np.array(crowds, dtype=bool)
     has_area = (boxes[:, :2] + boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    require_each(
-        ~people | has_area, lambda n: place(n, ".bbox"), "must be x, y, width and height, and have an area", boxes
-    )
-    require_each(
-        ~people | (boxes[:, 2:] > 1).any(axis=1),
-        lambda n: place(n, ".bbox"),
-        "must be in pixels, as keypoints are, not from 0 to 1",
-        boxes,
-    )
+    in_pixels = (boxes[:, 2:] > 1).any(axis=1)
+    for right, expected in (
+        (has_area, "must be x, y, width and height, and have an area"),
+        (in_pixels, "must be in pixels, as keypoints are, not from 0 to 1"),
+    ):
+        require_each(~people | right, lambda n: place(n, ".bbox"), expected, boxes)
     for n in np.flatnonzero(people).tolist():
         image = listed[n].get("image_id")
         if image is None or image not in images:
@@ -212,10 +209,7 @@ def _annotations(
 
 
 def _image_folder(root: Path, split: str, images: Sequence[Path]) -> Path:
-    """The one of ``root/split``, ``root/images`` and ``root`` that holds the first image found in any of them.
-
-    If all images are missing, the first of the two subfolders that exists.
-    """
+    """The one of these folders that holds the first image that is in any; without one, the first subfolder there is."""
     folders = (root / split, root / "images", root)
     for image in images:
         for folder in folders:
