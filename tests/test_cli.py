@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from made_data import mpii_rect, write_images, write_release
+from made_data import mpii_rect, write_coco, write_images, write_release
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import softgate_pose
-from softgate_pose import create_model, list_models, list_pretrained, predict, save_pretrained, zoo
+from softgate_pose import LSP, create_model, list_models, list_pretrained, predict, save_pretrained, zoo
 from softgate_pose.cli import main
 from softgate_pose.cli import train as cli_train
 from softgate_pose.cli.options import DECODERS
@@ -391,15 +391,16 @@ def test_the_default_model_is_the_first_with_weights(photos):
 
 
 def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, monkeypatch):
-    from scipy.io import savemat
-
-    data = tmp_path / "lsp"
-    (data / "images").mkdir(parents=True)
-    joints = np.random.default_rng(0).uniform(5, 60, (3, 14, 6))
-    savemat(data / "joints.mat", {"joints": joints})
+    folder, row = tmp_path / "people", {"category_id": 1, "bbox": [5, 5, 55, 55]}
+    points = np.insert(np.random.default_rng(0).uniform(5, 60, (6, 14, 2)), 2, 2, axis=2)
+    data = {
+        "categories": [{"id": 1, "keypoints": list(LSP.keypoints)}],
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(6)],
+        "annotations": [row | {"image_id": i, "keypoints": person.ravel().tolist()} for i, person in enumerate(points)],
+    }
+    source = write_coco(folder, data)
     for i in range(6):
-        photo.save(data / f"images/im{i + 1:04d}.jpg")
-    source = f"lsp:{data}:train"
+        photo.save(folder / "train" / f"{i}.jpg")
     out = tmp_path / "run"
     arguments = ["train", "sgpose_0m5_1s", "--data", source, "--out", str(out), "--size", "64", "--epochs", "1"]
     arguments += ["--batch-size", "2", "--hold-out", "0.2", "--test", source, "--licence", "CC0-1.0"]
@@ -407,13 +408,13 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     training = json.loads((out / "model" / "training.json").read_text())
-    assert training["data"] == ["lsp train, 4 people"]
+    assert training["data"] == ["people train, 4 people"]
     assert training["command"].startswith("softgate-pose train sgpose_0m5_1s --data")
     assert [row["flip_test"] for row in training["metrics"]] == [False, True]
     assert training["baseline"][0]["people"] == 6
     for how, row in zip(("without flip test", "with flip test"), training["metrics"], strict=True):
         assert (
-            f"lsp train (4 of 6 people trained on), PCK@0.2 of 6 people, {how}:\n  head {row['head']:.1f}  "
+            f"people train (4 of 6 people trained on), PCK@0.2 of 6 people, {how}:\n  head {row['head']:.1f}  "
             in result.output
         )
     assert f"the mean training pose:\n  head {training['baseline'][0]['head']:.1f}  " in result.output
@@ -426,7 +427,7 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     assert table["people"] == 6
     assert table["mean"] == pytest.approx(training["metrics"][0]["mean"], abs=2)  # fp16 against fp32
     assert run("evaluate", "--data", source, "--mean-pose", source).exit_code == 0
-    assert run("predict", data / "images" / "im0001.jpg", "--model", name).exit_code == 0
+    assert run("predict", folder / "train" / "1.jpg", "--model", name).exit_code == 0
 
     # what is trained further is another run, and does not replace what it starts from
     assert f"--out {out}: " in failing("train", name, *arguments[2:])
@@ -444,14 +445,14 @@ def test_training_evaluating_and_using_the_result(tmp_path, photo, unpublished, 
     assert result.exit_code == 0, result.output
     second = json.loads((tmp_path / "second" / "model" / "training.json").read_text())
     assert second["before"]["command"] == training["command"]
-    assert second["data"] == ["lsp train, 4 people"]
+    assert second["data"] == ["people train, 4 people"]
     assert (second["teacher"]["name"], second["teacher"]["share"]) == (name, 0.3)
     with safe_open(tmp_path / "second" / "last.safetensors", framework="pt") as state:
         taught = json.loads(state.metadata()["run"])["teacher"]
     assert (taught["weights"], taught["share"]) == (second["teacher"]["weights"], 0.3)
     card = (tmp_path / "second" / "model" / "README.md").read_text()
     assert card.index(training["command"]) < card.index(second["command"])
-    assert "whose share of a target is 0.3; it had learned from: lsp train, 4 people; " in card
+    assert "whose share of a target is 0.3; it had learned from: people train, 4 people; " in card
     assert "its licence: CC0-1.0" in card
     assert "Weights: CC-BY-4.0." in card
     assert "The weights that training started from: CC0-1.0." in card
