@@ -29,7 +29,7 @@ STAGES = {
     "normalising": "softgate_pose.prediction.predict.normalize",
     "network": "softgate_pose.prediction.predict.infer_heatmaps",
     "decoding": "softgate_pose.prediction.predict.decode_heatmaps",
-    "drawing": "softgate_pose.prediction.draw.draw_poses",
+    "drawing": "softgate_pose.prediction.poses.draw_poses",
     "writing the picture": "PIL.Image.Image.save",
     "keeping the poses": "softgate_pose.folder.results.Results.add",
 }
