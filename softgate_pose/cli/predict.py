@@ -53,7 +53,7 @@ def predict_command(
     A photo that cannot be read is skipped and listed at the end, with exit status 1. An interrupted
     run with --out resumes where it stopped when the same command is given again.
     """
-    from softgate_pose.folder.run import predict_folder
+    from softgate_pose import predict_folder
 
     name, model = build_model(model_name, checkpoint, device)
     files = model_files(name, checkpoint)

@@ -33,8 +33,8 @@ def draw_poses(
     Line widths follow each person's size, so a small figure is not painted over.
 
     Args:
-        image: Path, PIL image, array or tensor; of more than 3 channels the first three are shown, of two the
-            first as grey. An array of 4 channels is RGBA, a tensor of 4 channels is not.
+        image: As for ``predict``, of any number of channels: of more than 3 the first three are shown, of two the
+            first as grey.
         keypoints: (N, K, 2) as (x, y) in image pixels; NaN for none.
         scores: (N, K).
         skeleton: Names and edges of the K keypoints.

@@ -99,7 +99,7 @@ def predict_people(
         flip_test: Average with the mirrored crops' heatmaps.
         decode: See ``decode_heatmaps``.
         batch_size: People that go through the network together.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Returns:
         The model's keypoints and their scores, on the CPU.
@@ -115,6 +115,35 @@ def predict_people(
     batches = (crop_people(people, range(len(people))[start : start + batch_size], config) for start in starts)
     keypoints, scores = _predict_batches(model, batches, flip_test=flip_test, decode=decode)
     return Predictions(config.skeleton.keypoints, keypoints, scores)
+
+
+def crop_matrices(
+    boxes: Tensor | Sequence[Sequence[float]] | None,
+    image_size: tuple[int, int],
+    config: PoseConfig,
+    *,
+    box_scale: float = BOX_SCALE,
+) -> tuple[Tensor, Tensor]:
+    """The checked boxes (N, 4), float64, of people in an image of (height, width), and their crops.
+
+    A crop is a map from image pixels to the network's input pixels, together (N, 2, 3). No boxes: the whole image.
+    """
+    if boxes is None:
+        checked, box_scale = geometry.as_boxes([geometry.image_box(*image_size)]), 1.0
+    else:
+        checked = geometry.as_boxes(boxes)
+        _check_boxes(checked, *image_size)
+    return checked, geometry.box_to_crop(checked, config.input_size, box_scale)
+
+
+def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> tuple[Tensor, Tensor]:
+    """Crops (N, C, H, W) around some people's boxes, colours in 0..255, and their maps (N, 2, 3) from image pixels."""
+    matrices = geometry.box_to_crop(people.boxes[list(indices)], config.input_size, BOX_SCALE)
+    images = (load_image(people.images[i], config.in_chans) for i in indices)
+    crops = [
+        geometry.crop(image, to_crop[None], config.input_size) for image, to_crop in zip(images, matrices, strict=True)
+    ]
+    return torch.cat(crops), matrices
 
 
 def _predict_batches(
@@ -133,77 +162,15 @@ def _predict_batches(
     return torch.cat(keypoints), torch.cat(scores)
 
 
-def crop_matrices(
-    boxes: Tensor | Sequence[Sequence[float]] | None,
-    image_size: tuple[int, int],
-    config: PoseConfig,
-    *,
-    box_scale: float = BOX_SCALE,
-) -> tuple[Tensor, Tensor]:
-    """The checked boxes of people in an image, and how the network's crops around them are cut.
-
-    Args:
-        boxes: As for ``predict``.
-        image_size: Height and width of the image, in pixels.
-        config: Of the model, whose input size the crops have.
-        box_scale: As for ``predict``.
-
-    Returns:
-        The boxes (N, 4), float64, and the maps (N, 2, 3) from image pixels to crop pixels.
-
-    Raises:
-        ValueError: As ``predict``, for boxes.
-    """
-    if boxes is None:
-        checked, box_scale = geometry.as_boxes([geometry.image_box(*image_size)]), 1.0
-    else:
-        checked = geometry.as_boxes(boxes)
-        _check_boxes(checked, *image_size)
-    return checked, geometry.box_to_crop(checked, config.input_size, box_scale)
-
-
-def crop_people(people: People, indices: Sequence[int], config: PoseConfig) -> tuple[Tensor, Tensor]:
-    """Crops around the boxes of some annotated people.
-
-    Returns:
-        Crops (N, C, H, W) of the config's input size, colours in 0..255, and the maps (N, 2, 3) from image
-        pixels to crop pixels.
-    """
-    matrices = geometry.box_to_crop(people.boxes[list(indices)], config.input_size, BOX_SCALE)
-    images = (load_image(people.images[i], config.in_chans) for i in indices)
-    crops = [
-        geometry.crop(image, to_crop[None], config.input_size) for image, to_crop in zip(images, matrices, strict=True)
-    ]
-    return torch.cat(crops), matrices
-
-
 def predict_crops(
     model: PoseModel, crops: Tensor, *, flip_test: bool = False, decode: DecodeMethod = "dark"
 ) -> tuple[Tensor, Tensor]:
-    """Keypoints in crops of one person each.
+    """Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1, of crops of one person each.
 
-    Args:
-        model: From ``create_model``, ``deploy`` or ``load_onnx``.
-        crops: (N, C, H, W), colours in 0..255, on the model's device.
-        flip_test: Average with the mirrored crops' heatmaps.
-        decode: See ``decode_heatmaps``.
-
-    Returns:
-        Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1.
+    The crops (N, C, H, W) have colours in 0..255, and are on the model's device.
     """
     images = normalize(crops, model.config).to(model.dtype)
-    return decode_crops(infer_heatmaps(model, images, flip_test=flip_test), decode)
-
-
-def decode_crops(heatmaps: Tensor, decode: DecodeMethod = "dark") -> tuple[Tensor, Tensor]:
-    """Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1, of a model's heatmaps (N, K, h, w).
-
-    Args:
-        heatmaps: Of crops (N, C, 4 h, 4 w).
-        decode: See ``decode_heatmaps``.
-    """
-    keypoints, scores = decode_heatmaps(heatmaps, decode)
-    return geometry.heatmap_to_input(keypoints, STRIDE), scores.clamp(0, 1)
+    return decode_crops(infer_heatmaps(model, images, flip_test=flip_test), decode, stride=model.config.stride)
 
 
 def infer_heatmaps(model: PoseModel, images: Tensor, *, flip_test: bool = False) -> Tensor:
@@ -214,6 +181,12 @@ def infer_heatmaps(model: PoseModel, images: Tensor, *, flip_test: bool = False)
             mirror = model.config.skeleton.mirror
             heatmaps = (heatmaps + flip_heatmaps(model(images.flip(-1)), mirror)) / 2
     return heatmaps
+
+
+def decode_crops(heatmaps: Tensor, decode: DecodeMethod = "dark", *, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
+    """Keypoints (N, K, 2) as (x, y) in crop pixels, and scores (N, K) in 0..1, of heatmaps (N, K, h, w)."""
+    keypoints, scores = decode_heatmaps(heatmaps, decode)
+    return geometry.heatmap_to_input(keypoints, stride), scores.clamp(0, 1)
 
 
 _switching = threading.Lock()
@@ -252,10 +225,7 @@ def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
     sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
     image = f"the image of {width} × {height} pixels"
     layout = "Boxes are (x0, y0, x1, y1) in pixels of the upright image."
-    rescale = (
-        "Boxes are in pixels; multiply those that go from 0 to 1 by the image's width and height, "
-        f"{width} and {height}."
-    )
+    rescale = f"Boxes are in pixels; multiply those that go from 0 to 1 by the image's size, {width} and {height}."
     for bad, problem, remedy in (
         (outside, f"lies outside {image}", layout),
         (sides <= 1, "is at most a pixel wide and high", rescale),
