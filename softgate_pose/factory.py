@@ -110,10 +110,9 @@ def find_training(
     """
     if pretrained is False and checkpoint is None:
         return None
-    if checkpoint is None and name.startswith(_LOCAL):
-        checkpoint = name.removeprefix(_LOCAL)
     record: TrainingRecord = {}
-    if checkpoint is not None:
+    if checkpoint is not None or name.startswith(_LOCAL):
+        checkpoint = checkpoint or name.removeprefix(_LOCAL)
         file = files.find_checkpoint(checkpoint).file.parent / TRAINING_FILE
         record = read_record(file) if file.is_file() else {}
     elif not name.startswith(_HUB):
@@ -137,12 +136,10 @@ def _find(
         repo, _, revision = name.removeprefix(_HUB).partition("@")
         if wants_weights:
             weights = files.fetch_checkpoint(repo, revision or None)
-            base = _own_config(weights)
-        else:
-            base = files.fetch_config(repo, revision or None)
+        base = files.fetch_config(repo, revision or None) if weights is None else weights.config
     elif name.startswith(_LOCAL):
         weights = files.find_checkpoint(name.removeprefix(_LOCAL))
-        base = _own_config(weights)
+        base = weights.config
     elif model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
         raise ValueError(
             f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
@@ -152,19 +149,15 @@ def _find(
         base = zoo.get_entry(model_name).config
         entry = zoo.get_pretrained(name) if dot or wants_weights else None
         weights = files.fetch_published(entry) if entry is not None and wants_weights else None
+    if base is None:
+        raise ValueError(f"{name} carries no config; name the model and pass its safetensors file as checkpoint=.")
     if checkpoint is not None:
         weights = files.find_checkpoint(checkpoint)
+    elif not wants_weights:
+        weights = None
+    if weights is not None and (checkpoint is not None or not is_zoo):  # published ones are known to fit
         files.check_shapes_fit_config(weights)
-        return base, weights
-    return base, weights if wants_weights else None
-
-
-def _own_config(weights: files.Checkpoint) -> PoseConfig:
-    """The config that weights carry, which they must fit."""
-    if weights.config is None:
-        raise ValueError(f"{weights.file} carries no config; name the model and pass checkpoint={str(weights.file)!r}.")
-    files.check_shapes_fit_config(weights)
-    return weights.config
+    return base, weights
 
 
 def _resolve(

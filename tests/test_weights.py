@@ -287,7 +287,7 @@ def test_missing_files(tmp_path):
 
 def test_a_bare_file_needs_the_models_name(tiny_model, tmp_path):
     save_file(tiny_model.state_dict(), tmp_path / WEIGHTS_FILE)
-    with pytest.raises(ValueError, match=r"model\.safetensors.*config.*checkpoint="):
+    with pytest.raises(ValueError, match=r"local-dir:.*config.*checkpoint="):
         create_model(f"local-dir:{tmp_path}")
 
 

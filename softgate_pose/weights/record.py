@@ -88,10 +88,7 @@ def read_record(file: Path) -> TrainingRecord:
 
 
 def check_training(training: Any, subject: str) -> TrainingRecord:
-    """The same, checked to be a record from which a card can be written, as are those of the runs before it.
-
-    A ValueError names the field that is of another kind, or is nearly a known one, such as ``license``.
-    """
+    """The same, a ValueError if a field is of another kind or nearly a known one, such as ``license``."""
     checked(TrainingRecord, training, subject)
     for run in runs(training):
         for key, value in run.items():
