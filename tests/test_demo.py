@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from PIL import Image
 
 from softgate_pose import create_model, list_pretrained, predict
 from softgate_pose.cli import main
-from softgate_pose.demo import draw_boxes, heatmap_overlay, parse_boxes, person_heatmaps
+from softgate_pose.demo import build_page, draw_boxes, heatmap_overlay, parse_boxes, person_heatmaps
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PHOTO = EXAMPLES / "photo.jpg"
@@ -98,6 +99,68 @@ def test_the_command_says_what_to_install(monkeypatch):
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == 1
     assert "pip install 'softgate-pose[demo]'" in result.output
+
+
+def test_each_event_of_the_page_gives_a_value_for_each_of_its_components(monkeypatch, tmp_path):
+    """The page's wiring and handlers, in place of gradio a stand-in that records the events."""
+    gr, events = MagicMock(), {}
+
+    def listener(event):
+        def listen(function, inputs, outputs, **more):
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            events[getattr(function, "__name__", "") or event] = function, len(outputs)
+            return MagicMock(then=listener(f"then {event}"))
+
+        return listen
+
+    component = gr.File.return_value
+    for kind in ("Image", "Textbox", "Button", "Dropdown"):
+        setattr(gr, kind, MagicMock(return_value=component))
+    for event in ("change", "select", "click", "input"):
+        setattr(component, event, listener(event))
+    gr.on = lambda triggers, *more, **options: listener("on")(*more, **options)
+    gr.skip, gr.update = (lambda: "unchanged"), (lambda **changes: changes)
+    monkeypatch.setitem(sys.modules, "gradio", gr)
+    build_page({MODEL: lambda: create_model(MODEL)})
+
+    def happens(name, *values):
+        function, count = events[name]
+        answer = function(*values)
+        assert count == 1 or len(answer) == count
+        return answer
+
+    (tmp_path / "notes.jpg").write_text("not a photo")
+    for file, status in ((None, "Drop a photo"), (tmp_path / "notes.jpg", "notes.jpg cannot"), (PHOTO, "640 × 425")):
+        file = file and str(file)
+        assert status in happens("show_photo", file)[-1]
+        assert happens("show_photo", file)[1] == ""  # no box of another photo stays
+    photo, text = str(PHOTO), "\n".join(" ".join(map(str, box)) for box in BOXES)
+    assert happens("show_boxes", photo, text, None)[-1] == "2 boxes."
+    assert happens("show_boxes", photo, "", None)[-1] == "The whole photo."
+    assert happens("show_boxes", photo, text, (photo, BOXES, MODEL, False))[-1] == "unchanged"
+    assert "line 1" in happens("show_boxes", photo, "1 2", None)[-1]
+    first = happens("click", photo, "", None, MagicMock(index=(30, 40)))
+    assert first[1:] == ("unchanged", (30, 40), "Now click the opposite corner.")
+    assert happens("click", photo, "1 2 3 4", (30, 40), MagicMock(index=(10, 90)))[1:] == (
+        "1, 2, 3, 4\n10, 40, 30, 90", None, "2 boxes.",
+    )  # fmt: skip
+    assert "no area" in happens("click", photo, "", (30, 40), MagicMock(index=(30, 90)))[-1]
+    assert "No image" in happens("click", "/nothing", "", None, None)[-1]
+    skeletons, table, download, job, status = happens("find", photo, text, MODEL, "dark", False)
+    assert (skeletons.size, len(table), status) == ((640, 425), 32, f"2 people, {MODEL}.")
+    poses = predict(create_model(MODEL), PHOTO, BOXES)
+    assert json.loads(Path(download["value"]).read_text()) == poses.to_dict()
+    overlay, heat, choice = happens("find_heatmaps", job, "right_wrist")
+    assert choice == {"choices": ["all keypoints", *poses.keypoint_names], "value": "right_wrist"}
+    assert happens("show_heatmaps", job, heat, "right_wrist").tobytes() == overlay.tobytes()
+    assert happens("show_heatmaps", job, heat, "all keypoints").tobytes() != overlay.tobytes()
+    for nothing in (
+        (None, "", MODEL, "dark", False),
+        (photo, "9 9", MODEL, "dark", False),
+        (photo, "1 2 3 9\n" * 33, MODEL, "dark", False),
+    ):
+        assert happens("find", *nothing)[:2] == (None, [])
+    assert happens("find_heatmaps", None, "all keypoints")[0] is None
 
 
 # --- the page -----------------------------------------------------------------------------------------

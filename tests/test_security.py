@@ -207,7 +207,7 @@ def test_a_config_that_names_code_is_refused(tiny_model, tmp_path):
 def test_a_config_cannot_ask_for_more_than_its_weights_bear_out(tiny_model, tmp_path, monkeypatch, more):
     folder = save_pretrained(tiny_model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    large = {"width": 65536}  # terabytes of weights
+    large = {"width": 4096, "input_size": [1024, 1024]}  # gigabytes of weights
     (folder / "config.json").write_text(json.dumps({**config, **large}))
     monkeypatch.setattr("softgate_pose.factory.build", lambda config: pytest.fail("built"))
     with pytest.raises(RuntimeError, match="does not fit tiny"):
