@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from softgate_pose.cli.options import (
     model_files,
     model_options,
     plain_errors,
-    refuse,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def _only_one(context: click.Context, parameter: click.Parameter, values: tuple[
     if len(values) > 1:
         raise click.BadParameter(f"one data set is scored at a time, got {', '.join(values)}; run it once for each.")
     return values[0]
+
+
+def _refuse(reason: str, options: Mapping[str, Any]) -> None:
+    unfit = [option for option, value in options.items() if value]
+    if unfit:
+        raise ValueError(f"{reason}; leave out {', '.join(unfit)}.")
 
 
 @click.command("evaluate")
@@ -76,14 +82,14 @@ def evaluate_command(
     PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco:
     data COCO's average precision, too. The table says what exactly its protocol counts.
     """
-    from softgate_pose.evaluation.run import evaluate_source
+    from softgate_pose import evaluate_source
 
     of_models = {"--model": model_name, "--checkpoint": checkpoint, "--flip-test": options["flip_test"]}
     if options["predictions"] is not None:
         others = {"--mean-pose": options["mean_pose"], "--save-predictions": options["save_predictions"]}
-        refuse("--predictions scores a file as it is", of_models | others)
+        _refuse("--predictions scores a file as it is", of_models | others)
     if options["mean_pose"]:
-        refuse("--mean-pose scores no model", of_models)
+        _refuse("--mean-pose scores no model", of_models)
     name, model = None, None
     if options["predictions"] is None and not options["mean_pose"]:
         name, model = build_model(model_name, checkpoint, device)

@@ -20,22 +20,19 @@ def list_command(pattern: str) -> None:
     names = zoo.list_models(pattern)
     if not names:
         raise ValueError(f"No model matches {pattern!r}. `softgate-pose list` shows all {len(zoo.MODELS)}.")
-    rows = []
-    for name in names:
-        entry = zoo.MODELS[name]
-        tags = [weights.tag for weights in zoo.pretrained_entries(name)]
-        rows.append(
-            (
-                name,
-                f"{entry.config.num_stacks} x {entry.config.width}",
-                f"{entry.params / 1e6:.2f} M",
-                f"{entry.macs / 1e9:.2f} G",
-                "-" if entry.paper_params is None else f"{entry.paper_params:.1f} M",
-                "-" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G",
-                entry.paper_pckh or "-",
-                ", ".join(tags) or "none yet",
-            )
+    rows = [
+        (
+            name,
+            f"{entry.config.num_stacks} x {entry.config.width}",
+            f"{entry.params / 1e6:.2f} M",
+            f"{entry.macs / 1e9:.2f} G",
+            "-" if entry.paper_params is None else f"{entry.paper_params:.1f} M",
+            "-" if entry.paper_macs is None else f"{entry.paper_macs:.2f} G",
+            entry.paper_pckh or "-",
+            ", ".join(weights.tag for weights in zoo.pretrained_entries(name)) or "none yet",
         )
+        for name, entry in ((name, zoo.MODELS[name]) for name in names)
+    ]
     header = ("model", "stacks x width", "params", "MACs", "params", "MACs", "PCKh@0.5", "our weights")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     ours, paper = sum(widths[2:4]) + 2, sum(widths[4:7]) + 4

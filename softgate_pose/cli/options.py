@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
-
-from softgate_pose._files import require_outputs
 
 if TYPE_CHECKING:
     from softgate_pose.model.base import PoseModel
@@ -30,15 +28,6 @@ def plain_errors() -> Iterator[None]:
         raise
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def error_prefix(option: str) -> Iterator[None]:
-    """Say which option an error is about."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{option}: {error}") from None
 
 
 def model_options(command: Callable[P, R]) -> Callable[P, R]:
@@ -76,6 +65,8 @@ batch_size_option = click.option(
 
 def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, PoseModel]:
     """The named model with its weights, or the first that has some, and its name."""
+    import torch
+
     from softgate_pose import create_model, list_pretrained, load_onnx
 
     if name is not None and name.endswith(".onnx"):
@@ -86,38 +77,17 @@ def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple
         if checkpoint is not None:
             raise ValueError("--checkpoint needs --model, the model that the weights are of.")
         name = list_pretrained()[0]
-    _check_device(device)
-    pretrained = None if checkpoint is not None else True
-    return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    pretrained = None if checkpoint is not None else True
+    return name, create_model(name, pretrained, checkpoint=checkpoint, device=device, channels_last=True)
 
 
 def model_files(name: str | None, checkpoint: Path | None) -> list[Path]:
-    """The files that ``build_model`` reads, as far as they lie in a folder of the user's."""
-    files = [] if checkpoint is None else [checkpoint]
-    kind, _, folder = (name or "").partition("local-dir:")
-    if folder and not kind:
-        files += Path(folder).glob("*")
-    elif name is not None and name.endswith(".onnx"):
-        files.append(Path(name))
-    return files
-
-
-def refuse(reason: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError if one of the options was given."""
-    unfit = [option for option, value in options.items() if value]
-    if unfit:
-        raise ValueError(f"{reason}; leave out {', '.join(unfit)}.")
-
-
-def keep_inputs(outputs: Mapping[str, Path | None], read: Any) -> None:
-    """Goes when predict uses it no more."""
-    require_outputs(outputs, read, makes_parents=True)
+    """The files of the user's that ``build_model`` reads."""
+    places = [] if checkpoint is None else [checkpoint]
+    if name is not None and (name.startswith("local-dir:") or name.endswith(".onnx")):
+        places.append(Path(name.removeprefix("local-dir:")))
+    return [file for place in places for file in (place.glob("*") if place.is_dir() else [place])]

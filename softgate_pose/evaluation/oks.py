@@ -57,13 +57,13 @@ def coco_results(predictions: Predictions, annotations: CocoAnnotations) -> list
     if chosen.scores is not None:
         scores = chosen.scores.double().nan_to_num(0).mean(dim=1).tolist()
     return [
-        CocoResult(
-            image_id=person.image_id,
-            category_id=annotations.category["id"],
-            keypoints=[value for x, y in keypoints for value in (x, y, 1.0)],
-            score=score,
-        )
-        for person, keypoints, score in zip(people, points.tolist(), scores, strict=True)
+        {
+            "image_id": annotation.image_id,  # type: ignore[typeddict-item]  # people have images
+            "category_id": annotations.category["id"],
+            "keypoints": [value for x, y in keypoints for value in (x, y, 1.0)],
+            "score": score,
+        }
+        for annotation, keypoints, score in zip(people, points.tolist(), scores, strict=True)
     ]
 
 

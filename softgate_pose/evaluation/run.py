@@ -74,16 +74,16 @@ def evaluate_source(
         predictions: a file of any system's predictions of these people: JSON as ``save_predictions`` writes it,
             COCO's results in JSON, or MPII's ``pred.mat``; or else
         mean_pose: sources of training people, whose mean pose is scored.
-        name: What the tables call it.  Default: the model's own name, or that of the file.
-        flip_test: As for ``predict``, which a model predicts by.
-        decode: So is this.
-        batch_size: And this.
+        name: What the tables call it; None: the model's own name, or that of the file.
+        flip_test: As for ``predict``.
+        decode: As for ``predict``.
+        batch_size: As for ``predict``.
         progress: Show a progress bar.
         save_predictions: A JSON file to write what is scored to.
         json_file: A JSON file to write the tables to.
         sheet: A ``.jpg`` or ``.png`` to draw people in, as predicted, with white rings where the annotation is: above
             some from all over the data, below the worst.
-        inputs: Files that no output may replace, such as the model's; nor may one replace what is read here.
+        inputs: More files that no output may replace, such as those of the model.
         report: Called with the result before the sheet is drawn, so that an image that cannot be read costs no figures.
 
     Raises:
@@ -97,10 +97,11 @@ def evaluate_source(
     people, coco = read_people_and_coco(source)
     training = [read_people(other) for other in mean_pose]
     file, json_file, save_predictions, sheet = map(_path, (predictions, json_file, save_predictions, sheet))
-    _check_outputs(
-        {"json_file": json_file, "save_predictions": save_predictions, "sheet": sheet},
-        [*inputs, *(path for table in (people, *training) for path in (*table.files, *table.images)), file],
-    )
+    inputs = [*inputs, *(path for table in (people, *training) for path in (*table.files, *table.images))]
+    outputs = {"json_file": json_file, "save_predictions": save_predictions, "sheet": sheet}
+    require_outputs(outputs, inputs if file is None else [*inputs, file])
+    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"sheet {sheet}: must end in .jpg or .png.")
     if model is not None or sheet is not None:  # both look at the images
         missing = missing_images(people)
         if missing:
@@ -108,6 +109,7 @@ def evaluate_source(
     can_score_oks = coco is not None and _has_pycocotools()
 
     settings: dict[str, Any] = {}
+    scored: Predictions | list[Any]
     if model is not None:
         name, settings = name or model.config.name, {"flip_test": flip_test, "decode": decode}
         scored = predict_people(model, people, **settings, batch_size=batch_size, progress=progress)
@@ -142,13 +144,6 @@ def evaluate_source(
 
 def _path(path: StrPath | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
-    require_outputs(outputs, [path for path in inputs if path is not None])
-    sheet = outputs["sheet"]
-    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ValueError(f"sheet {sheet}: must end in .jpg or .png.")
 
 
 def _has_pycocotools() -> bool:
