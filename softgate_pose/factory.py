@@ -132,32 +132,36 @@ def _find(
     is_zoo = not name.startswith((_HUB, _LOCAL))
     wants_weights = checkpoint is None and (pretrained if pretrained is not None else bool(dot) or not is_zoo)
     weights = None
-    if name.startswith(_HUB):
-        repo, _, revision = name.removeprefix(_HUB).partition("@")
-        if wants_weights:
-            weights = files.fetch_checkpoint(repo, revision or None)
-        base = files.fetch_config(repo, revision or None) if weights is None else weights.config
-    elif name.startswith(_LOCAL):
-        weights = files.find_checkpoint(name.removeprefix(_LOCAL))
-        base = weights.config
-    elif model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
-        raise ValueError(
-            f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
-            "hf-hub:OWNER/NAME."
-        )
-    else:
+    if is_zoo:
+        if model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
+            raise ValueError(
+                f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
+                "hf-hub:OWNER/NAME."
+            )
         base = zoo.get_entry(model_name).config
         entry = zoo.get_pretrained(name) if dot or wants_weights else None
         weights = files.fetch_published(entry) if entry is not None and wants_weights else None
-    if base is None:
-        raise ValueError(f"{name} carries no config; name the model and pass its safetensors file as checkpoint=.")
+    elif name.startswith(_HUB) and not wants_weights:
+        base = files.fetch_config(*_repository(name))
+    else:
+        if name.startswith(_HUB):
+            weights = files.fetch_checkpoint(*_repository(name))
+        else:
+            weights = files.find_checkpoint(name.removeprefix(_LOCAL))
+        if weights.config is None:
+            raise ValueError(f"{name} carries no config; name the model and pass its safetensors file as checkpoint=.")
+        base = weights.config
+        files.check_shapes_fit_config(weights)
     if checkpoint is not None:
         weights = files.find_checkpoint(checkpoint)
-    elif not wants_weights:
-        weights = None
-    if weights is not None and (checkpoint is not None or not is_zoo):  # published ones are known to fit
         files.check_shapes_fit_config(weights)
-    return base, weights
+        return base, weights
+    return base, weights if wants_weights else None
+
+
+def _repository(name: str) -> tuple[str, str | None]:
+    repo, _, revision = name.removeprefix(_HUB).partition("@")
+    return repo, revision or None
 
 
 def _resolve(

@@ -6,10 +6,23 @@ import re
 import numpy as np
 import pytest
 import torch
+from hub_server import assert_same_weights
 from safetensors.torch import load_file, save_file
 
-from softgate_pose import COCO, LSP, MPII, Skeleton, create_model, list_models, list_pretrained, save_pretrained, zoo
+from softgate_pose import (
+    COCO,
+    LSP,
+    MPII,
+    PoseConfig,
+    Skeleton,
+    create_model,
+    list_models,
+    list_pretrained,
+    save_pretrained,
+    zoo,
+)
 from softgate_pose.factory import find_training
+from softgate_pose.model.registry import NETWORKS, build
 from softgate_pose.model.softgate import SoftGatePose
 from softgate_pose.weights.files import find_checkpoint
 from softgate_pose.weights.record import WEIGHTS_FILE, read_training
@@ -31,6 +44,21 @@ def test_saving_and_loading_round_trips(tiny_model, folder):
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert f"SHA-256 of `model.safetensors`: `{digest}`" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_every_architecture_is_saved_and_loaded_as_itself(architecture, tmp_path):
+    config = PoseConfig(name="tiny", architecture=architecture, num_stacks=2, width=8, depth=2, input_size=(64, 48))
+    model = build(config).eval()
+    folder = save_pretrained(model, tmp_path / "model")
+    loaded = create_model(f"local-dir:{folder}")
+    assert type(loaded) is NETWORKS[architecture]
+    assert loaded.config == config
+    assert_same_weights(loaded, model)
+    assert "of width 8" in (folder / "README.md").read_text("utf-8")
+    other = next(name for name, entry in zoo.MODELS.items() if entry.config.architecture != architecture)
+    with pytest.raises(RuntimeError, match=rf"architecture.*'{architecture}'"):
+        create_model(other, checkpoint=folder)
 
 
 def test_saving_again_leaves_nothing_of_the_first(tiny_model, tmp_path):
