@@ -28,11 +28,11 @@ def main() -> None:
 
     photo = load_image(options.photo)  # (3, H, W), upright: detector and predict see the same pixels
     with torch.inference_mode():
-        (found,) = detector([photo / 255])
-    boxes = torchvision_boxes(found, min_score=options.min_score)
+        (detections,) = detector([photo / 255])
+    boxes = torchvision_boxes(detections, min_score=options.min_score)
     poses = softgate_pose.predict(model, photo, boxes, flip_test=True)
 
-    print(f"{options.photo.name}: {len(found['boxes'])} detections, {len(poses)} of them people")
+    print(f"{options.photo.name}: {len(detections['boxes'])} detections, {len(poses)} of them people")
     for person, (box, scores) in enumerate(zip(poses.boxes.tolist(), poses.scores, strict=True)):
         sides = ", ".join(f"{side:.0f}" for side in box)
         print(f"person {person}: box ({sides}), mean score of its keypoints {scores.mean():.2f}")

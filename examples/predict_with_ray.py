@@ -29,10 +29,10 @@ class Predictor:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         image, boxes = row["image"], row.get("boxes")
         try:
-            found = softgate_pose.predict(self.model, image, boxes, flip_test=self.flip_test)
+            poses = softgate_pose.predict(self.model, image, boxes, flip_test=self.flip_test)
         except (OSError, ValueError) as error:  # one bad photo stops nothing
             return {"image": image, "poses": "", "error": str(error)}
-        return {"image": image, "poses": json.dumps(found.to_dict()), "error": ""}
+        return {"image": image, "poses": json.dumps(poses.to_dict()), "error": ""}
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
     if options.photos.endswith(".parquet") or list(Path(options.photos).glob("*.parquet")):
         photos = ray.data.read_parquet(options.photos)
     else:
-        found = find_photos([Path(options.photos)])
-        photos = ray.data.from_items([{"image": str(photo.path.resolve())} for photo in found])
+        files = find_photos([Path(options.photos)])
+        photos = ray.data.from_items([{"image": str(photo.path.resolve())} for photo in files])
     done = photos.map(
         Predictor,
         fn_constructor_args=(options.model, "cuda" if options.gpus else "cpu", options.flip_test),

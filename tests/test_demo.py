@@ -70,16 +70,16 @@ def test_heatmaps_lie_over_the_keypoints():
         for photo, zoom in ((opened.convert("RGB"), 1), (opened.resize((2560, 1700)), 2)):
             boxes = [[value * (photo.width / 640) for value in box] for box in BOXES[1:]]
             poses = predict(model, photo, boxes)
-            found = person_heatmaps(model, photo, boxes)
+            heat = person_heatmaps(model, photo, boxes)
             for index in (7, 10):  # thorax and right wrist
-                overlay = heatmap_overlay(photo, *found, index)
+                overlay = heatmap_overlay(photo, *heat, index)
                 assert max(overlay.size) == min(max(photo.size), 1280)
                 red, _, blue = (torch.frombuffer(bytearray(c.tobytes()), dtype=torch.uint8) for c in overlay.split())
                 place = int((red.float() - blue.float()).argmax())
                 x, y = (poses.keypoints[0, index] / zoom).tolist()
-                within = 0.6 * float(found[1][0, 0, 0]) / zoom  # a decoder moves a peak by up to half a heatmap pixel
+                within = 0.6 * float(heat[1][0, 0, 0]) / zoom  # a decoder moves a peak by up to half a heatmap pixel
                 assert (place % overlay.width, place // overlay.width) == pytest.approx((x, y), abs=within)
-            both = heatmap_overlay(photo, *found, None)
+            both = heatmap_overlay(photo, *heat, None)
             assert both.size == overlay.size
             assert both.tobytes() != overlay.tobytes()
 
@@ -190,8 +190,8 @@ def page(tmp_path_factory):
         server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         line = server.stdout.readline()
-        told = (folder / "errors.txt").read_text()
-        assert line == f"Open http://127.0.0.1:{port}/ in a browser; Ctrl-C stops it.\n", told
+        status = (folder / "errors.txt").read_text()
+        assert line == f"Open http://127.0.0.1:{port}/ in a browser; Ctrl-C stops it.\n", status
         yield f"http://127.0.0.1:{port}/"
         assert list((folder / "scratch").rglob("*.json")) or list((folder / "scratch").rglob("*.jpg"))
         server.send_signal(signal.SIGINT)
@@ -208,9 +208,9 @@ def client(page):
     from gradio_client import Client
 
     with contextlib.redirect_stdout(None):
-        made = Client(page, verbose=False)
-    yield made
-    made.close()
+        answering = Client(page, verbose=False)
+    yield answering
+    answering.close()
 
 
 @needs_gradio
@@ -219,12 +219,12 @@ def test_the_page_answers_as_predict_does(client, tmp_path):
     from gradio_client import handle_file
 
     text = "\n".join(", ".join(map(str, box)) for box in BOXES)
-    drawn, table, download, told = client.predict(handle_file(PHOTO), text, MODEL, "quarter", True, api_name="/find")
+    drawn, table, download, status = client.predict(handle_file(PHOTO), text, MODEL, "quarter", True, api_name="/find")
     poses = predict(create_model(MODEL, channels_last=True), PHOTO, BOXES, flip_test=True, decode="quarter")
     file = download["value"] if isinstance(download, dict) else download
     assert json.loads(Path(file).read_text()) == poses.to_dict()
     assert Path(file).name == "photo-poses.json"
-    assert told == f"2 people, {MODEL}."
+    assert status == f"2 people, {MODEL}."
     assert len(table["data"]) == 32
     assert table["data"][16][:2] == [1, poses.keypoint_names[0]]
     with Image.open(drawn) as picture:
@@ -244,10 +244,10 @@ def test_what_cannot_be_done_is_said_and_the_page_goes_on(client, tmp_path):
         (PHOTO, "9000 0 9100 100", "outside the image of 640 × 425 pixels"),
         (PHOTO, "1 2 30 40\n" * 33, "at most 32 people at once, got 33"),
     ):
-        drawn, table, _, told = client.predict(handle_file(photo), text, MODEL, "dark", False, api_name="/find")
-        assert told.startswith("**This cannot be done.** ")
-        assert expected in told
-        assert str(tmp_path) not in told
+        drawn, table, _, status = client.predict(handle_file(photo), text, MODEL, "dark", False, api_name="/find")
+        assert status.startswith("**This cannot be done.** ")
+        assert expected in status
+        assert str(tmp_path) not in status
         assert drawn is None
         assert table["data"] == []
     assert client.predict(handle_file(PHOTO), "", MODEL, "dark", False, api_name="/find")[-1] == f"1 person, {MODEL}."
@@ -285,8 +285,8 @@ def test_in_a_browser(page, tmp_path):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 390, "height": 844})
         tab.set_default_timeout(60_000)
-        asked = []
-        tab.on("request", lambda request: asked.append(request.url))
+        requests = []
+        tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page)
 
         def upload(file):
@@ -308,13 +308,13 @@ def test_in_a_browser(page, tmp_path):
         upload(PHOTO)
         wait_for("photo.jpg: 640 × 425 pixels.")
         x0, y0, x1, y1 = BOXES[1]
-        for (x, y), told in (((x1, y0), "Now click the opposite corner."), ((x0, y1), "1 box.")):
+        for (x, y), status in (((x1, y0), "Now click the opposite corner."), ((x0, y1), "1 box.")):
             tab.wait_for_function("document.querySelector('#canvas img')?.complete")
             tab.wait_for_timeout(500)  # the page puts a new picture in place of one that was clicked
             shown = tab.locator("#canvas img").bounding_box()
             zoom = shown["width"] / 640
             tab.mouse.click(shown["x"] + (x + 0.5) * zoom, shown["y"] + (y + 0.5) * zoom)
-            wait_for(told)
+            wait_for(status)
         clicked = [float(value) for value in tab.input_value("#boxes textarea").split(",")]
         assert clicked == pytest.approx(BOXES[1], abs=2)  # a screen pixel is nearly two of the photo's
 
@@ -336,6 +336,6 @@ def test_in_a_browser(page, tmp_path):
         assert json.loads(Path(download.value.path()).read_text()) == poses.to_dict()
 
         assert tab.evaluate("document.documentElement.scrollWidth") == 390  # nothing reaches over a phone's screen
-        assert [url for url in asked if not url.startswith((page, "data:", "blob:"))] == []
+        assert [url for url in requests if not url.startswith((page, "data:", "blob:"))] == []
         tab.screenshot(path=tmp_path / "page.png", full_page=True)
         browser.close()

@@ -108,7 +108,7 @@ def test_every_kind_of_image_gives_the_same_poses(tiny_model, photo, tmp_path, k
 
 @pytest.mark.parametrize("kind", ["tuples", "lists", "array", "tensor", "ints", "half", "learned", "rows"])
 def test_boxes_of_every_kind(oracle, kind):
-    made = {
+    boxes = {
         "tuples": BOXES,
         "lists": [list(map(float, box)) for box in BOXES],
         "array": np.array(BOXES, dtype=np.float32),
@@ -119,7 +119,7 @@ def test_boxes_of_every_kind(oracle, kind):
         "rows": list(torch.tensor(BOXES)),
     }[kind]
     image = painted((120, 130), *DOTS)
-    torch.testing.assert_close(predict(oracle, image, made).keypoints, predict(oracle, image, BOXES).keypoints)
+    torch.testing.assert_close(predict(oracle, image, boxes).keypoints, predict(oracle, image, BOXES).keypoints)
 
 
 def test_boxes_may_reach_over_the_border(tiny_model, photo):
@@ -129,16 +129,16 @@ def test_boxes_may_reach_over_the_border(tiny_model, photo):
 @pytest.mark.parametrize(
     ("boxes", "match"),
     [
-        ([(0, 0, 10, 10), (90, 0, 120, 30)], "Box 1 lies outside the image of 90 × 70 pixels"),
-        ([(0, -30, 10, -1)], "Box 0 lies outside"),
-        ([(0, 0, 0, 10)], "no area"),
-        ([(0, 0, math.nan, 10)], "not finite"),
-        ([(0, 0, 10)], "shape"),
-        ([[]], "shape"),
-        ([(0, 0, 10**400, 5)], "numbers of shape"),
-        ([(-1e8, -1e8, 1e8, 1e8)], "Box 0 is more than 100 times as large as the image"),
-        ([(0, 0, 30, 40), (0.1, 0.2, 0.5, 1.0)], r"Box 1 is at most a pixel .* from 0 to 1 .*, 90 and 70\."),
-        ([(5, 5, 5 + 1e-9, 5 + 1e-9)], "at most a pixel"),
+        ([(0, 0, 10, 10), (90, 0, 120, 30)], r"Box 1 .* 90 × 70 .*\[90\.0, 0\.0, 120\.0, 30\.0\]"),
+        ([(0, -30, 10, -1)], r"Box 0 .* 90 × 70 .*-30\.0"),
+        ([(0, 0, 0, 10)], r"Box 0 .*\[0\.0, 0\.0, 0\.0, 10\.0\]"),
+        ([(0, 0, math.nan, 10)], "Box 0 .*nan"),
+        ([(0, 0, 10)], r"\(1, 3\)"),
+        ([[]], r"\(1, 0\)"),
+        ([(0, 0, 10**400, 5)], r"boxes .*\(N, 4\)"),
+        ([(-1e8, -1e8, 1e8, 1e8)], "Box 0 .* 100 times .* 90 × 70"),
+        ([(0, 0, 30, 40), (0.1, 0.2, 0.5, 1.0)], r"Box 1 .* a pixel .*0\.5, 1\.0.* 90 and 70"),
+        ([(5, 5, 5 + 1e-9, 5 + 1e-9)], "Box 0 .* a pixel .*5\\.0"),
     ],
 )
 def test_bad_boxes(tiny_model, photo, boxes, match):
@@ -149,10 +149,10 @@ def test_bad_boxes(tiny_model, photo, boxes, match):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"batch_size": 0}, "batch_size"),
-        ({"box_scale": 0}, "box_scale"),
-        ({"box_scale": math.inf}, "box_scale must be a number"),
-        ({"decode": "best"}, "argmax, quarter"),
+        ({"batch_size": 0}, "batch_size .* 0"),
+        ({"box_scale": 0}, "box_scale .* 0"),
+        ({"box_scale": math.inf}, "box_scale .*inf"),
+        ({"decode": "best"}, "argmax, quarter.*'best'"),
     ],
 )
 def test_bad_arguments(tiny_model, photo, arguments, match):
@@ -288,8 +288,8 @@ def test_threads_share_a_model_and_leave_it_as_it_came(tiny_model, photo):
     tiny_model.train()
     tiny_model.stem[1].eval()  # a frozen norm
     with ThreadPoolExecutor(4) as threads:
-        for found in threads.map(lambda _: predict(tiny_model, photo), range(24)):
-            torch.testing.assert_close(found.keypoints, expected.keypoints)
+        for poses in threads.map(lambda _: predict(tiny_model, photo), range(24)):
+            torch.testing.assert_close(poses.keypoints, expected.keypoints)
     assert [module for module in tiny_model.modules() if not module.training] == [tiny_model.stem[1]]
     assert all(torch.equal(value, state[name]) for name, value in tiny_model.state_dict().items())
     assert not predict_module._evaluated
@@ -299,15 +299,15 @@ def test_another_default_device_changes_nothing(tiny_model, photo):
     boxes = [[4, 4, 40, 50], [10, 5, 60, 55]]
     expected = predict(tiny_model, photo, boxes, flip_test=True)
     with torch.device("meta"):  # whose tensors do not meet others
-        found = predict(tiny_model, photo, boxes, flip_test=True)
+        poses = predict(tiny_model, photo, boxes, flip_test=True)
         assert len(predict(tiny_model, photo, [])) == 0
-    assert torch.equal(found.keypoints, expected.keypoints)
+    assert torch.equal(poses.keypoints, expected.keypoints)
 
 
 def test_a_box_at_the_border_in_a_detector_s_pixels(tiny_model, photo):
     width, height = photo.size
     assert len(predict(tiny_model, photo, [[width - 0.4, 2, width, height]])) == 1
-    with pytest.raises(ValueError, match="lies outside"):
+    with pytest.raises(ValueError, match=rf"Box 0 .*{width} × {height}"):
         predict(tiny_model, photo, [[width, 2, width + 4, height]])
 
 

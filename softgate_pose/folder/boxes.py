@@ -30,33 +30,26 @@ def box_lookup(boxes: Mapping[str, Boxes] | None, photos: Sequence[Photo]) -> Ca
     """
     if boxes is None:
         return lambda photo: None
-    names = Counter(_file_name(photo) for photo in photos)
+    counts = Counter(photo.name.rpartition("/")[2] for photo in photos)
 
     def look_up(photo: Photo) -> Boxes:
-        unique = [_file_name(photo)] if names[_file_name(photo)] == 1 else []
-        for key in (photo.path.as_posix(), photo.name, *unique):
-            if key in boxes:
+        file_name = photo.name.rpartition("/")[2]
+        for key in (photo.path.as_posix(), photo.name, file_name):
+            if key in boxes and (key != file_name or key == photo.name or counts[file_name] == 1):
                 return boxes[key]
         raise ValueError(f"{photo.path}: the boxes file has no entry {photo.name!r}; in JSON, [] says nobody is in it.")
 
     return look_up
 
 
-def _file_name(photo: Photo) -> str:
-    return photo.name.rpartition("/")[2]
-
-
 def read_boxes(file: Path) -> dict[str, Boxes]:
     """Photo name to boxes, from JSON ``{"photo.jpg": [[x0, y0, x1, y1], ...]}`` or CSV ``image,x0,y0,x1,y1``."""
+    if not file.exists():
+        raise FileNotFoundError(f"No boxes file {file}.")
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"No boxes file {file}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The boxes file {file} cannot be read: {error}") from None
-    try:
         return _boxes_in_csv(text) if file.suffix.lower() == ".csv" else _boxes_in_json(text)
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(
             f"{file} is not a boxes file: {str(error).removesuffix('.')}. Expected JSON "
             '{"photo.jpg": [[x0, y0, x1, y1], ...]} or CSV with the columns image,x0,y0,x1,y1.'

@@ -72,16 +72,14 @@ def _names_below(source: Path, leave_out: Path | None) -> Iterator[str]:
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{name}{entry.name}/")
-            elif _has_image_name(entry.name) and _is_file_or_dead_link(entry):
+            elif _is_photo(entry):
                 waiting.append(f"{name}{entry.name}")
 
 
-def _has_image_name(name: str) -> bool:
-    """Whether a file's name has an image's ending, and is not what macOS keeps beside a photo."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
-
-
-def _is_file_or_dead_link(entry: os.DirEntry[str]) -> bool:
+def _is_photo(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry has an image's name, and is a file, or a link that leads nowhere."""
+    if PurePosixPath(entry.name).suffix.lower() not in IMAGE_SUFFIXES or entry.name.startswith("._"):  # macOS's own
+        return False
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
     except OSError:  # a link that leads to itself
@@ -89,11 +87,7 @@ def _is_file_or_dead_link(entry: os.DirEntry[str]) -> bool:
 
 
 def picture_paths(photos: Sequence[Photo], folder: Path) -> dict[str, str]:
-    """Photo name to where its picture goes: the same path below ``folder``, as JPEG, unique.
-
-    Raises:
-        ValueError: If a file without the mark of a picture is in the way.
-    """
+    """Photo name to where its picture goes: the same path below ``folder``, unique, as JPEG; replaces only pictures."""
     paths: dict[str, str] = {}
     taken = {parent for photo in photos for parent in _folders_in(photo.name)}
     for photo in photos:

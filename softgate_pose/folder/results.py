@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, InstanceOf, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, InstanceOf, model_validator
 
 from softgate_pose._files import checked, locked, short, written_whole
 from softgate_pose.prediction.poses import Poses
@@ -45,14 +45,7 @@ class Results:
     line of JSON with the settings, and then one for each photo that is done; a run with the same settings resumes
     from it. Poses stay in the file: of each photo memory holds its name and where its line begins.
 
-    Attributes:
-        done: Name of each photo that is done, to the byte at which its line begins and the photo's stamp.
-
-    Raises:
-        BlockingIOError: If another process is writing the part file.
-        FileExistsError: If the output exists and ``overwrite`` is false.
-        ValueError: If the suffix is unknown, or the part file is of a run with other settings.
-        OSError: If the folder cannot be written.
+    ``done`` has the name of each photo that is done, the byte at which its line begins and the photo's stamp.
     """
 
     def __init__(self, file: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -80,11 +73,7 @@ class Results:
         return name in self.done and self.done[name][1] == file_stamp(file)
 
     def add(self, name: str, poses: Poses, stamp: Stamp) -> None:
-        """Keep a photo's poses.
-
-        When this returns they outlive the process, however it ends; a power cut costs about the last second's, which
-        the next run does again.
-        """
+        """Keep a photo's poses: they outlive the process, however it ends, but for a power cut's last second."""
         start = self._end
         row = {"image": name, "file": stamp, **poses.to_dict()}
         self._write(json.dumps(row, allow_nan=False).encode() + b"\n")
@@ -121,11 +110,7 @@ class Results:
         self._end += len(line)
 
     def _resume(self) -> None:
-        """Read what the part file has, and make it end after its last whole line.
-
-        A line that the interruption cut short, or that a power cut damaged, is as if it were not there: its photo is
-        done again.
-        """
+        """Read the part file, and cut it after its last whole line; photos of damaged lines are done again."""
         self._end = 0
         first_line = json.dumps({"settings": self.settings}).encode() + b"\n"
         with self.part.open("rb") as part:
@@ -182,17 +167,13 @@ def _read_row(part: io.BufferedReader, start: int) -> dict[str, Any]:
     return row
 
 
-class _Person(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Person(BaseModel, extra="forbid"):
     box: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
     keypoints: list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]]
     scores: list[FiniteFloat]
 
 
-class _Row(BaseModel):
-    """What ``Results.add`` writes."""
-
-    model_config = ConfigDict(extra="forbid")
+class _Row(BaseModel, extra="forbid"):
     image: InstanceOf[str]  # a name need not be text, which pydantic's own strings must
     file: Annotated[list[int], Field(min_length=2, max_length=2)]
     keypoint_names: list[str]

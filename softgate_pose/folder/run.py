@@ -45,11 +45,8 @@ class Outcome(NamedTuple):
 class FolderRun:
     """Photos, and the run over them, which happens while it is iterated over, once.
 
-    Attributes:
-        photos: All photos.
-        done: How many of them an interrupted run has done; these have no outcome.
-        gone: How many photos that run has done that are there no longer. Their poses stay in the output.
-        part: The file that keeps what is done until the output is whole; None without an output.
+    Of the ``photos`` an interrupted run has ``done`` so many, which have no outcome; ``gone`` is how many it has done
+    that are there no longer. ``part`` keeps what is done until the output is whole.
     """
 
     photos: list[Photo]
@@ -77,9 +74,8 @@ def predict_folder(
 ) -> FolderRun:
     """Find the keypoints of each person in many photos, as ``softgate-pose predict`` does.
 
-    Photos are predicted while you iterate over what this returns: ``for photo, poses, problem in
-    predict_folder(model, "photos/"): ...``. A photo that fails has a ``problem`` in place of poses, and the others
-    go on. With ``out``, the same call resumes an interrupted run.
+    Photos are predicted while you iterate: ``for photo, poses, problem in predict_folder(model, "photos/"): ...``.
+    A photo that fails has a ``problem`` in place of poses. With ``out``, the same call resumes an interrupted run.
 
     Args:
         model: From ``create_model``, ``deploy`` or ``load_onnx``; its deployed form predicts.
@@ -96,8 +92,8 @@ def predict_folder(
         inputs: More files that no output may replace, such as those of the model.
 
     Returns:
-        A ``FolderRun``: its ``photos``, how many of them an earlier run has ``done``, and an iterator over the
-        outcomes (photo, poses, problem) of the others. It holds no poses.
+        A ``FolderRun``: its ``photos``, how many of them an earlier run has ``done``, and the outcomes of the others,
+        which it does not keep.
 
     Raises:
         BlockingIOError: If another process is writing the same output.

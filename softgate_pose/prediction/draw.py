@@ -42,9 +42,6 @@ def draw_poses(
 
     Returns:
         A new RGB image of the same size.
-
-    Raises:
-        ValueError: If the shapes do not fit the skeleton.
     """
     if keypoints.shape != (len(keypoints), len(skeleton), 2) or scores.shape != keypoints.shape[:2]:
         raise ValueError(
