@@ -1,13 +1,16 @@
-"""Train a tiny network on a made data set; as a script, for tests that launch or kill processes.
+"""Train a tiny network on a made data set; as a script, in processes that are killed, and in several at once.
 
-python tests/train_made.py LSP_FOLDER RUN_FOLDER [--kill-after SECONDS ...]
+python tests/train_made.py LSP_FOLDER OUT
 
-It prints how many images it read, or how many processes were killed.
+The runs are OUT/killed, which is not finished, and OUT/three.
 """
 
-import argparse
+import importlib
+import json
 import multiprocessing
+import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -53,14 +56,24 @@ def trained(
         return None
 
 
+def started(target, *arguments, **environment):
+    """A process of its own, in an environment of its own, that has imported what this one has."""
+
+    def run():
+        os.environ.update(environment)
+        target(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
 def killed(people, folder, moments):
     """How many processes that train were killed so many seconds after a state was replaced: within a step or a save."""
     state, kills = folder / LAST, 0
     for moment in moments:
         before = state.stat().st_mtime_ns if state.exists() else 0
-        engine = Engine(progress=False, save_minutes=0)
-        process = multiprocessing.get_context("fork").Process(target=trained, args=(people, folder, RECIPE, engine))
-        process.start()
+        process = started(trained, people, folder, RECIPE, Engine(progress=False, save_minutes=0))
         while process.is_alive():
             if state.exists() and state.stat().st_mtime_ns != before:
                 time.sleep(moment)
@@ -72,18 +85,36 @@ def killed(people, folder, moments):
     return kills
 
 
+def on_two_machines(people, folder):
+    """How many images each of three processes has read, of which the first two share a machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    count = multiprocessing.Array("i", 3)
+    load = crops.load_image
+
+    def counted(*given):
+        count[int(os.environ["RANK"])] += 1
+        return load(*given)
+
+    crops.load_image = counted
+    processes = [
+        started(
+            trained, people, folder, ALIKE, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="3",
+            RANK=rank, LOCAL_RANK=place, LOCAL_WORLD_SIZE=size,
+        )
+        for rank, place, size in (("0", "0", "2"), ("1", "1", "2"), ("2", "0", "1"))
+    ]  # fmt: skip
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    return list(count)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kill-after", nargs="+", type=float)
-    arguments = parser.parse_args()
+    for module in ("accelerate", "timm.optim", "timm.scheduler", "timm.utils", "torch.utils.tensorboard"):
+        importlib.import_module(module)  # once, for all processes
     torch.set_num_threads(1)
-    made = read_lsp(arguments.data, "train")
-    if arguments.kill_after:
-        sys.stdout.write(str(killed(made, arguments.folder, arguments.kill_after)))
-    else:
-        load, images = crops.load_image, []
-        crops.load_image = lambda *given: images.append(given[0]) or load(*given)
-        trained(made, arguments.folder, ALIKE)
-        sys.stdout.write(str(len(images)))
+    made, out = read_lsp(Path(sys.argv[1]), "train"), Path(sys.argv[2])
+    kills = killed(made, out / "killed", (0.0, 0.003, 0.01))
+    sys.stdout.write(json.dumps({"kills": kills, "images": on_two_machines(made, out / "three")}))
