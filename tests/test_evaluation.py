@@ -380,10 +380,12 @@ def test_images_may_have_ids_of_any_kind(tmp_path, ids):
     assert 5 < table["AP"] < 95
 
 
-@pytest.mark.parametrize("missing", [math.nan, math.inf])
-def test_results_whose_keypoints_are_missing_match_nobody(tmp_path, missing):
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
+def test_results_whose_keypoints_are_missing_or_far_away_match_nobody(tmp_path, value):
     annotations = annotations_of(coco_source(tmp_path, [coco_annotation(1, points_17())]))
-    assert score_oks([{**RESULT, "keypoints": [missing] * 51}], annotations).table["AP"] == 0
+    assert (
+        score_oks([{**RESULT, "keypoints": [value, value, 1, 5, 5, 1] * 8 + [value] * 3}], annotations).table["AP"] == 0
+    )
 
 
 def test_perfect_predictions_have_full_average_precision(tmp_path):

@@ -150,10 +150,10 @@ def _evaluate(results: Sequence[CocoResult], annotations: CocoAnnotations, sigma
     category = annotations.category["id"]
     # pycocotools sorts the images' ids, which may be numbers and texts, and makes floats of large ones
     numbers = {image: n for n, image in enumerate(annotations.images)}
-    truth = [_truth(n, row, category, numbers) for n, row in enumerate(annotations.annotations, 1)]
-    detections = [_detection(n, row, numbers) for n, row in enumerate(results, 1)]
     images = [{"id": n} for n in numbers.values()]
     with redirect_stdout(io.StringIO()), np.errstate(over="ignore"):
+        truth = [_truth(n, row, category, numbers) for n, row in enumerate(annotations.annotations, 1)]
+        detections = [_detection(n, row, numbers) for n, row in enumerate(results, 1)]
         tables = []
         for rows in (truth, detections):
             table = coco()
