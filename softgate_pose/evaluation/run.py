@@ -86,6 +86,10 @@ def evaluate_source(
         inputs: More files that no output may replace, such as those of the model.
         report: Called with the result before the sheet is drawn, so that an image that cannot be read costs no figures.
 
+    Returns:
+        Two tables, each an ``Evaluation`` or None: ``keypoints``, PCKh or PCK, which COCO's results do not allow; and
+        ``oks``, average precision. ``to_dict()`` is what ``json_file`` holds.
+
     Raises:
         FileNotFoundError: If annotations, predictions or an image that is needed are missing.
         ImportError: If COCO's results are to be scored, and pycocotools is not installed.
