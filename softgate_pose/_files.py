@@ -55,7 +55,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 def write_picture(picture: Image, file: Path, picture_format: str, **settings: Any) -> None:
     """Write a picture whole or not at all; ``settings`` are those of Pillow's ``save``."""
-    encoded = io.BytesIO()  # to a file Pillow writes by itself, and does not see that a full disk cut it short
+    encoded = io.BytesIO()  # writing to a file directly, Pillow does not notice a full disk
     picture.save(encoded, picture_format, **settings)
     with written_whole(file) as scratch:
         scratch.write_bytes(encoded.getvalue())
@@ -94,13 +94,13 @@ def read_json(file: Path, *, allow_nan: bool = True) -> Any:
 
 
 def checked(type_: Any, value: Any, subject: str) -> Any:
-    """``value``, if it is as a type that pydantic understands says. Nothing is converted, but int to float.
+    """``value``, checked against a type that pydantic understands. Nothing is converted, except int to float.
 
-    A validator in the type raises ValueError with what belongs behind the field's name, such as "must be even".
+    A validator in the type raises ValueError with what follows the field's name, such as "must be even".
 
     Raises:
-        ValueError: On the first field that is wrong, such as ``SUBJECT: annotations[3].bbox must be a list, got 7.``,
-            with how many more are.
+        ValueError: Naming the first wrong field, as in ``SUBJECT: annotations[3].bbox must be a list, got 7.``, and how
+            many more are wrong.
     """
     from pydantic import ValidationError  # loads more than the rest of this module
 
@@ -128,7 +128,7 @@ def _adapter(type_: Any) -> TypeAdapter[Any]:
 
 @cache
 def _field_types(class_: Any) -> dict[str, Any]:
-    """Field to the type of a dictionary that holds it alone, from which an error has the field's name."""
+    """For each field, the type of a dictionary that holds it alone, so that an error names the field."""
     hints = get_type_hints(class_, include_extras=True)
     return {field.name: GenericAlias(dict, (str, hints[field.name])) for field in dataclasses.fields(class_)}
 
@@ -149,7 +149,7 @@ def short(value: object) -> str:
 
 
 def _first_problem(errors: Sequence[Mapping[str, Any]], value: Any) -> str:
-    """What is wrong with the first field, and how many more are."""
+    """What is wrong with the first field, and how many more are wrong."""
     problems: dict[str, list[str]] = {}  # field to what was expected: more than one where it may be of several types
     got: list[Any] = []
     for error in errors:
@@ -171,7 +171,7 @@ def _first_problem(errors: Sequence[Mapping[str, Any]], value: Any) -> str:
 
 
 def _expected(error: Mapping[str, Any]) -> str:
-    """Pydantic's message, to stand behind the field's name."""
+    """Pydantic's message, worded to follow the field's name."""
     if error["type"] in _SENTENCES:
         return _SENTENCES[error["type"]]
     if error["type"] == "value_error":
@@ -205,10 +205,10 @@ def require_outputs(
     """Raise ValueError unless each output can be written, and replaces no input and no other output.
 
     Args:
-        outputs: Option, as an error names it, to the file or folder that it names, if any.
+        outputs: The file or folder of each option, if any, by the option's name in errors.
         inputs: All files and folders that are read.
         folders: The options that name folders. Such a folder may neither be an input nor hold one.
-        makes_parents: Whether the folder of a file is made where it is missing; a folder is made always.
+        makes_parents: Whether a file's missing folder is created; an output folder always is.
     """
     wanted = {option: path for option, path in outputs.items() if path is not None}
     inputs = set(inputs) if wanted else set()
@@ -228,7 +228,7 @@ def _require_writable(subject: str, path: Path, *, is_folder: bool, makes_parent
     if path.exists() and path.is_dir() != is_folder:
         raise ValueError(f"{subject}: is {'a file, expected a folder' if is_folder else 'a folder, expected a file'}.")
     place = Path(os.path.realpath(path))
-    if not place.exists() or place.is_file():  # what else there is, such as a device, is written to as it is
+    if not place.exists() or place.is_file():  # anything else, such as a device, is written to directly
         place = place.parent
     if makes_parents:
         place = next(folder for folder in (place, *place.parents) if folder.exists())
@@ -239,7 +239,7 @@ def _require_writable(subject: str, path: Path, *, is_folder: bool, makes_parent
 
 
 def _identity(path: Path) -> tuple[int, int] | str:
-    """The same for all names of a file: through links, and where case does not count."""
+    """The same for all names of one file: through links, and where case is ignored."""
     try:
         status = os.stat(path)  # noqa: PTH116 (a path's own method raises on names that no file can have)
     except OSError:

@@ -31,7 +31,7 @@ _OF_SOFTGATE = ("gate", "alpha_init", "merge", "skip")
 
 def _colour(value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError("must be of colours from 0 to 1 (divide what was computed from colours up to 255 by 255)")
+        raise ValueError("must be for colours from 0 to 1 (divide what was computed for colours up to 255 by 255)")
     return value
 
 
@@ -190,7 +190,7 @@ class PoseConfig:
 
 
 def _tuple(value: Any) -> Any:
-    """With tuples for JSON's lists, also within."""
+    """The value with tuples in place of JSON's lists, at every depth."""
     if isinstance(value, dict):
         return {key: _tuple(item) for key, item in value.items()}
     return tuple(map(_tuple, value)) if isinstance(value, list) else value

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["build_page", "draw_boxes", "heatmap_overlay", "parse_boxes", "person_heatmaps", "serve"]
 
 Models = Mapping[str, Callable[[], PoseModel]]
-"""Name to what loads the model."""
+"""For each name, a function that loads the model."""
 
 ALL = "all keypoints"
 BEGIN = "Drop a photo to begin."
@@ -37,7 +37,7 @@ _SHOWN = 1280  # the longer side of the pictures on the page, in pixels
 _KEEP_FILES = 3600  # seconds that uploaded photos stay
 _PEOPLE = 32  # of one photo, so that one click cannot keep the machine busy for minutes
 _BOX, _HEAT = (255, 204, 0), (255, 70, 0)
-_FAINT = 0.1  # where no peak is higher, nothing is shown at full strength
+_FAINT = 0.1  # if no peak is higher, nothing is shown at full strength
 
 _INTRO = """\
 # softgate_pose
@@ -52,7 +52,7 @@ _NO_REQUESTS_ELSEWHERE = (
 
 
 def parse_boxes(text: str) -> list[list[float]] | None:
-    """Boxes that somebody typed or pasted, None for none: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``."""
+    """Boxes as typed or pasted, or None: four numbers a line, or JSON ``[[x0, y0, x1, y1], ...]``."""
     if text.lstrip().startswith("["):
         try:
             rows: list[Any] = checked(list[list[float]] | list[float], json.loads(text), "boxes")
@@ -118,7 +118,7 @@ def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[float]], corner: tup
 class _Handlers:
     """What the page does on each event. A handler returns a value for each component that its event is wired to.
 
-    A job is what was looked for last: the photo, its boxes, the model's name and whether with the flip test.
+    A job describes the last search: the photo, its boxes, the model's name and whether with the flip test.
     """
 
     def __init__(self, models: Models, scratch: Path) -> None:
@@ -126,7 +126,7 @@ class _Handlers:
         self._load = cache(lambda name: models[name]())
 
     def show_photo(self, file: str | None) -> tuple[Any, ...]:
-        """A new photo: the picture to click on; nothing of an earlier one; the status."""
+        """A new photo: the picture to click on, everything else cleared, and the status."""
         nothing: tuple[Any, ...] = ("", None, None, None, [], None, self.gr.update(interactive=False, value=None))
         if file is None:
             return None, *nothing, BEGIN
@@ -144,7 +144,7 @@ class _Handlers:
             photo, boxes = _photo_and_boxes(file, text)
         except (OSError, ValueError) as error:
             return self.gr.skip(), None, _problem(error, file)
-        # a click on the button ends the typing, too, and this may come after what it leads to
+        # a click on the button also ends the typing, and this event may arrive after the search
         is_stale = job is not None and (job[1] or []) == boxes
         return draw_boxes(photo, boxes, None), None, self.gr.skip() if is_stale else _count_boxes(boxes)
 
@@ -186,7 +186,7 @@ class _Handlers:
         return poses.draw(photo), _table(poses), download, (file, boxes, name, flip_test), status
 
     def find_heatmaps(self, job: Any, keypoint: str) -> tuple[Any, ...]:
-        """The overlay and the heatmaps of a job, which stay for the choice of another keypoint, and that choice."""
+        """The overlay, the heatmaps of a job, stored for when another keypoint is chosen, and that choice."""
         if job is None:
             return None, None, self.gr.skip()
         file, boxes, name, flip_test = job
@@ -207,7 +207,7 @@ class _Handlers:
 
 
 def build_page(models: Models) -> gradio.Blocks:
-    """The page; the first model is chosen at the start, and each is loaded when it is first used."""
+    """The page. The first model is preselected, and each is loaded when it is first used."""
     gr = _gradio()
     scratch = tempfile.TemporaryDirectory(prefix="softgate-pose-demo-")  # all files of the page; gone with it
     os.environ["GRADIO_TEMP_DIR"] = scratch.name  # where gradio puts uploads, and forgets some
@@ -291,7 +291,7 @@ def serve(page: gradio.Blocks, *, host: str = "127.0.0.1", port: int = 7860, max
 
 
 class _StayHere:
-    """ASGI middleware: a header by which the page's browser asks no other host for anything."""
+    """ASGI middleware that adds a header, so that browsers request nothing from other hosts."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -323,7 +323,7 @@ def _fitted(photo: Image.Image) -> Image.Image:
 
 
 def _photo_and_boxes(file: str, text: str) -> tuple[Image.Image, list[list[float]]]:
-    """The photo and the boxes that are typed, which are checked."""
+    """The photo and the typed boxes, checked."""
     photo, boxes = open_image(file), parse_boxes(text) or []
     geometry.as_boxes(boxes)
     return photo, boxes
@@ -339,7 +339,7 @@ def _table(poses: Poses) -> list[list[Any]]:
 
 
 def _problem(error: Exception, file: str | None) -> str:
-    """An error's text for the page, with the file's own name in place of where it was put."""
+    """An error's text for the page, with the file's own name in place of its temporary path."""
     text = str(error)
     return f"**This cannot be done.** {text.replace(file, Path(file).name) if file else text}"
 

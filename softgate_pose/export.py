@@ -26,7 +26,7 @@ __all__ = ["OnnxPose", "calibration_images", "export_model", "load_onnx"]
 _CONFIG_KEY = "softgate_pose.config"
 _INSTALL = "pip install 'softgate-pose[export]'"
 
-_CALIBRATION_IMAGES = 64  # as many give ranges that do not cost accuracy
+_CALIBRATION_IMAGES = 64  # enough for ranges that cost no accuracy
 
 
 class _Decoded(nn.Module):
@@ -35,7 +35,7 @@ class _Decoded(nn.Module):
     def __init__(self, model: PoseModel, method: DecodeMethod) -> None:
         super().__init__()
         self.model, self.method = model, method
-        decode_crops(torch.zeros(1, 1, 1, 1), method)  # an unknown method shows now, not while exporting
+        decode_crops(torch.zeros(1, 1, 1, 1), method)  # an unknown method fails now, not while exporting
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return decode_crops(self.model(images), self.method)
@@ -62,17 +62,17 @@ def export_model(
     Args:
         model: From ``create_model`` or ``deploy``; it is left as it is.
         file: ``.onnx``, or ``.pt2`` for what ``torch.export.load`` reads.
-        decode: Put this decoder behind the network. None: heatmaps come out.
+        decode: Build this decoder into the file. None: it gives heatmaps.
         calibration: Write an ONNX file whose convolutions compute in 8-bit integers, which CPUs with such
             instructions run much faster, at a small loss. The ranges of all activations are measured on these
-            images, (N, C, H, W), normalised; a few dozen that look like those to come will do.
+            images, (N, C, H, W), normalised; a few dozen typical ones are enough.
 
     Returns:
         The file.
 
     Raises:
         FileNotFoundError: If the folder of the file does not exist.
-        ImportError: If ONNX is asked for and is not installed.
+        ImportError: If the file is to be ONNX, which is not installed.
         IsADirectoryError: If the file is a folder.
         TypeError: If the model is another module, such as ``torch.compile`` gives.
         ValueError: If the file has another suffix, the decoder is unknown, ``calibration`` is not what the model
@@ -192,7 +192,7 @@ class OnnxPose(PoseModel):
         return torch.float32
 
     def deploy(self) -> PoseModel:
-        """Itself: it is for inference already."""
+        """The model itself, which is for inference already."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class OnnxPose(PoseModel):
 
 
 def load_onnx(file: str | os.PathLike[str], *, threads: int = 0) -> OnnxPose:
-    """A model from an ONNX file of ``export_model``, on the CPU; it predicts, in a size that does not change.
+    """Load an ONNX file of ``export_model`` as a model that predicts, on the CPU, at the exported input size.
 
     Args:
         file: Exported without a decoder.
@@ -217,7 +217,7 @@ def load_onnx(file: str | os.PathLike[str], *, threads: int = 0) -> OnnxPose:
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If ONNX Runtime is not installed.
-        ValueError: If it is not such a file, or decodes by itself.
+        ValueError: If it is not such a file, or has a decoder built in.
     """
     file = Path(file)
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""create_model: from a name to a network that is ready to use, and to what is known of its weights."""
+"""create_model: from a name to a network that is ready to use; and the record of its weights."""
 
 from __future__ import annotations
 
@@ -52,19 +52,18 @@ def create_model(
 
     Args:
         name: One of the above; ``list_models()`` and ``list_pretrained()`` show what there is.
-        pretrained: Load the weights. Left out, they are loaded where the name itself means weights:
-            with a tag, ``hf-hub:`` and ``local-dir:``. False builds the network alone; of a Hub
-            repository it downloads nothing but the config.
+        pretrained: Whether to load the weights. None loads them if the name itself means weights: with a tag,
+            ``hf-hub:`` or ``local-dir:``. False downloads only the config of a Hub repository.
         checkpoint: Load these weights instead: a ``.safetensors`` file or a folder. The input size,
             skeleton and normalisation come from it too, if it was saved by this package.
-        num_keypoints: Another number of keypoints: 14 are LSP's, 16 MPII's and 17 COCO's; of any other
-            number nothing is known, and all heads are new.
+        num_keypoints: Another number of keypoints: 14 are LSP's, 16 MPII's and 17 COCO's; with any other number all
+            heads are new.
         skeleton: Another skeleton: its name, a ``Skeleton``, or a list of keypoint names. The heads of
             keypoints that the weights know by name are kept. Names that begin with ``left_`` and
-            ``right_`` are each other's mirror image, which flip test and training need to know.
+            ``right_`` are each other's mirror image, which the flip test and training rely on.
         in_chans: Another number of input channels; the stem's weights are adapted.
-        device: Where to put it.
-        dtype: Of its parameters.
+        device: The model's device.
+        dtype: The type of its parameters.
         channels_last: Whether its weights use the channels-last layout, faster on most devices.
         **settings: Other fields of ``PoseConfig``: ``gate``, ``alpha_init``, ``merge``, ``skip``,
             ``num_stacks``, ``width``, ``depth``, ``input_size``, ``mean``, ``std``, ``heatmap``, ``sigma``.
@@ -106,7 +105,7 @@ def find_training(
 ) -> TrainingRecord | None:
     """How the weights that ``create_model`` would load for these arguments were trained; None if it would load none.
 
-    Of weights without a record, one that says so.
+    Weights without a record get one that says so.
     """
     if pretrained is False and checkpoint is None:
         return None
@@ -135,7 +134,7 @@ def _find(
     if is_zoo:
         if model_name not in zoo.MODELS and ("/" in name or os.path.exists(name)):  # noqa: PTH110
             raise ValueError(
-                f"{name!r} is no model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
+                f"{name!r} is not a model's name. Weights in a folder are local-dir:{name}; a repository on the Hub is "
                 "hf-hub:OWNER/NAME."
             )
         base = zoo.get_entry(model_name).config
@@ -173,7 +172,7 @@ def _resolve(
         return named
     bound = (*_NETWORK, "alpha_init") if weights.config.gate == "fixed" else _NETWORK
     saved = _change(weights.config, in_chans, {key: settings[key] for key in settings if key not in bound})
-    left_open = {"heatmap", "alpha_init"} - settings.keys()  # for the weights to say
+    left_open = {"heatmap", "alpha_init"} - settings.keys()  # the weights decide
     for key in bound:
         if key not in left_open and getattr(named, key) != getattr(saved, key):
             raise RuntimeError(

@@ -21,7 +21,7 @@ from softgate_pose.cli.options import build_model, model_options, plain_errors
     type=click.FloatRange(0, min_open=True),
     default=20,
     show_default=True,
-    help="Megabytes a photo may have.",
+    help="Largest photo, in megabytes.",
 )
 @plain_errors()
 def demo_command(
@@ -29,7 +29,7 @@ def demo_command(
 ) -> None:
     """Open a page in the browser: a photo, its people, skeletons and heatmaps.
 
-    The page offers all weights that there are, and --model first.
+    The page offers all weights, with --model first.
     """
     from softgate_pose import demo, list_pretrained
 

@@ -42,7 +42,7 @@ def _refuse(reason: str, options: Mapping[str, Any]) -> None:
 @model_options
 @click.option(
     "--data",
-    multiple=True,  # only to see a second one, which train takes and which would take this one's place
+    multiple=True,  # only to refuse a second one, which would replace the first
     required=True,
     callback=_only_one,
     help="KIND:FOLDER:SPLIT, such as mpii:data/mpii:valid or lsp:data/lsp:test.",
@@ -62,12 +62,12 @@ def _refuse(reason: str, options: Mapping[str, Any]) -> None:
     "COCO's results in JSON (for coco: data), or MPII's pred.mat.",
 )
 @click.option("--save-predictions", type=_path, help="Write what is scored to a JSON file, for --predictions.")
-@click.option("--json", "json_file", type=_path, help="Write the tables to a file, too.")
+@click.option("--json", "json_file", type=_path, help="Write the tables to a JSON file, too.")
 @click.option(
     "--sheet",
     type=_path,
-    help="Draw people as predicted in a .jpg or .png, white rings where the annotation is: above some from all over "
-    "the data, below the worst.",
+    help="Draw people as predicted into a .jpg or .png, with white rings where the annotations are: a sample from "
+    "all over the data above, the worst below.",
 )
 @plain_errors()
 def evaluate_command(
@@ -77,10 +77,10 @@ def evaluate_command(
     data: str,
     **options: Any,
 ) -> None:
-    """Score a model, or predictions of any other, on annotated people.
+    """Score a model, or any system's predictions, on annotated people.
 
-    PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco:
-    data COCO's average precision, too. The table says what exactly its protocol counts.
+    PCKh@0.5 where head boxes are known, else PCK@0.2 of the torso, else PCK@0.1 of the box; for coco: data also COCO's
+    average precision. The table says exactly what its protocol counts.
     """
     from softgate_pose import evaluate_source
 

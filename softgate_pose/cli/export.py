@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.command("export")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for NAME.")
-@click.option("--decode", type=click.Choice(DECODERS), help="Put a decoder behind the network.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Your own weights, for NAME.")
+@click.option("--decode", type=click.Choice(DECODERS), help="Build a decoder into the file.")
 @click.option(
     "--int8",
     "calibration",
     metavar="DATA",
-    help="Compute in 8-bit integers: much faster on most CPUs, a little less accurate. DATA is people to measure the "
-    "ranges of activations on, KIND:FOLDER:SPLIT as for train.",
+    help="Compute in 8-bit integers: much faster on most CPUs, a little less accurate. DATA, KIND:FOLDER:SPLIT as for "
+    "train, are people to measure the ranges of activations on.",
 )
 @plain_errors()
 def export_command(
@@ -34,7 +34,7 @@ def export_command(
 ) -> None:
     """Write model NAME to OUT, a .onnx or .pt2 file that takes any number of images.
 
-    Without --decode heatmaps come out, and `predict --model file.onnx` runs it in ONNX Runtime; with it keypoints
+    The file gives heatmaps, and `predict --model file.onnx` runs it in ONNX Runtime; with --decode it gives keypoints
     in input pixels and their scores.
     """
     from softgate_pose import deploy, export_model, read_people
@@ -63,7 +63,7 @@ def publish_command(owner: str, pattern: str, dry_run: bool, private: bool) -> N
     """Publish the bundled weights on the Hugging Face Hub, as OWNER/MODEL.TAG.
 
     PATTERN is a wildcard such as 'sgpose_*_2s'; without it all are published. Log in first, with
-    `hf auth login` or a token in HF_TOKEN. Given again, it uploads only what differs.
+    `hf auth login` or a token in HF_TOKEN. Repeated, it uploads only what differs.
     """
     from softgate_pose.weights import publish as publishing
 
@@ -80,5 +80,5 @@ def publish_command(owner: str, pattern: str, dry_run: bool, private: bool) -> N
     if dry_run:
         click.echo("Nothing was sent. Without --dry-run these files are uploaded.")
     else:
-        click.echo("Downloaded again, and each is what was published. Rows for softgate_pose/pretrained/index.json:")
+        click.echo("Downloaded again and verified. Rows for softgate_pose/pretrained/index.json:")
         click.echo(json.dumps(rows, indent=2))

@@ -34,12 +34,12 @@ def model_options(command: Callable[P, R]) -> Callable[P, R]:
     """The options that choose a model."""
     for option in (
         click.option("--device", default="cpu", show_default=True, help="Where to run, such as cpu or cuda."),
-        click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights of yours, for --model."),
+        click.option("--checkpoint", type=click.Path(path_type=Path), help="Your own weights, for --model."),
         click.option(
             "--model",
             "model_name",
             help="A name from `softgate-pose list`, hf-hub:OWNER/REPO, local-dir:FOLDER, or an exported file.onnx. "
-            "[default: the first that has weights]",
+            "[default: the first with weights]",
         ),
     ):
         command = option(command)
@@ -59,12 +59,12 @@ batch_size_option = click.option(
     type=click.IntRange(1),
     default=32,
     show_default=True,
-    help="People that go through the network together; for predict, those of one photo.",
+    help="People in a batch; for predict, those of one photo.",
 )
 
 
 def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple[str, PoseModel]:
-    """The named model with its weights, or the first that has some, and its name."""
+    """The named model with its weights, by default the first that has some, and its name."""
     import torch
 
     from softgate_pose import create_model, list_pretrained, load_onnx
@@ -75,7 +75,7 @@ def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple
         return name, load_onnx(name)
     if name is None:
         if checkpoint is not None:
-            raise ValueError("--checkpoint needs --model, the model that the weights are of.")
+            raise ValueError("--checkpoint needs --model, the model that the weights belong to.")
         name = list_pretrained()[0]
     try:
         torch.empty(0, device=device)
@@ -86,7 +86,7 @@ def build_model(name: str | None, checkpoint: Path | None, device: str) -> tuple
 
 
 def model_files(name: str | None, checkpoint: Path | None) -> list[Path]:
-    """The files of the user's that ``build_model`` reads."""
+    """The user's files that ``build_model`` reads."""
     places = [] if checkpoint is None else [checkpoint]
     if name is not None and (name.startswith("local-dir:") or name.endswith(".onnx")):
         places.append(Path(name.removeprefix("local-dir:")))

@@ -95,6 +95,6 @@ def _photos(count: int) -> str:
 
 def _print_poses(name: str, poses: Poses) -> None:
     for index, (points, scores) in enumerate(zip(poses.keypoints.tolist(), poses.scores.tolist(), strict=True)):
-        click.echo(f"{click.format_filename(name)}, person {index}")  # a name may be no text
+        click.echo(f"{click.format_filename(name)}, person {index}")  # a name need not be text
         for keypoint, (x, y), score in zip(poses.keypoint_names, points, scores, strict=True):
             click.echo(f"  {keypoint:<15} x {x:8.1f}  y {y:8.1f}  score {score:.2f}")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @click.option("--size", type=int, help="Side of the square input, in pixels.  [default: the model's]")
 @click.option("--epochs", type=int, help="Passes over the people.  [default: the recipe's]")
 @click.option("--batch-size", type=int, help="People a step, over all processes.  [default: the recipe's]")
-@click.option("--learning-rate", type=float, help="At its peak.  [default: the recipe's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@click.option("--learning-rate", type=float, help="The peak.  [default: the recipe's]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and augmentation.")
 @click.option(
     "--set",
     "settings",
@@ -50,22 +50,22 @@ if TYPE_CHECKING:
 @click.option(
     "--grow-from",
     metavar="NAME",
-    help="A narrower model or one of fewer stacks, with weights, such as sgpose_1m9_2s.sports or local-dir:FOLDER, "
+    help="A trained model that is narrower or has fewer stacks, such as sgpose_1m9_2s.sports or local-dir:FOLDER, "
     "whose heatmaps this one gives when training begins.",
 )
 @click.option(
     "--teacher",
     metavar="NAME",
-    help="A model with weights, such as sgpose_1m9_2s.sports or local-dir:FOLDER, whose heatmaps become a part of the "
+    help="A trained model, such as sgpose_1m9_2s.sports or local-dir:FOLDER, whose heatmaps become a part of the "
     "targets.",
 )
 @click.option(
     "--teacher-share",
     type=click.FloatRange(0, 1, min_open=True),
-    help="The teacher's part of a target; the annotation has the rest.  [default: 0.5]",
+    help="The teacher's share of a target; the rest is the annotation's.  [default: 0.5]",
 )
 @click.option("--test", "tests", multiple=True, help="KIND:FOLDER:SPLIT to measure at the end, for the card.")
-@click.option("--licence", help="Of the weights, for the card.")
+@click.option("--licence", help="Licence of the weights, for the card.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
 @click.option(
     "--keep",
@@ -89,7 +89,7 @@ def train_command(
     compile: bool,  # noqa: A002
     **options: Any,
 ) -> None:
-    """Train model NAME, or go on with the run in --out; the weights are saved to OUT/model, in fp16.
+    """Train model NAME, or resume the run in --out; the weights are saved to OUT/model, in fp16.
 
     A NAME with a tag, hf-hub: or local-dir: starts from its weights. Under `accelerate launch` or
     `torchrun` several processes share each batch.
@@ -121,7 +121,7 @@ def train_command(
 
 @contextmanager
 def _log_shown() -> Iterator[None]:
-    """What the library logs, such as at which step a run goes on."""
+    """Show what the library logs, such as the step at which a run resumes."""
     logger, handler = logging.getLogger("softgate_pose"), logging.StreamHandler()
     level = logger.level
     logger.addHandler(handler)
@@ -158,7 +158,7 @@ def _print_epoch(epoch: Epoch) -> None:
 
 
 def _print_test(row: Mapping[str, Any]) -> None:
-    """A row of the card's table of what was measured, or of the mean pose beside it, which knows no flip test."""
+    """A row of the card's measurements, or of the mean pose's, which have no flip test."""
     how = {False: "without flip test", True: "with flip test", None: "the mean training pose"}[row.get("flip_test")]
     figures = {k: v for k, v in row.items() if k not in ("data", "flip_test", "protocol", "people", "left_out")}
     click.echo(f"{row['data']}, {row['protocol']} of {row['people']} people, {how}:\n  {_parts(figures)}")

@@ -36,10 +36,10 @@ class CocoAnnotation:
     """An annotation of the category with keypoints.
 
     Attributes:
-        image_id: The id of its image; None for an annotation without keypoints that names none.
+        image_id: The id of its image; None if an annotation without keypoints names none.
         keypoints: (K, 3) as (x, y, visibility), in 0-based pixels; all 0 where not labelled.
         box: (4,) as (x, y, width, height); 0 where there is none.
-        area: In square pixels; 0 where it is not known.
+        area: In square pixels; 0 if unknown.
         is_crowd: Whether it marks a group whose people were not annotated one by one.
     """
 
@@ -56,7 +56,7 @@ class CocoAnnotation:
 
     @property
     def is_person(self) -> bool:
-        """Whether ``read_coco`` gives it: not a crowd, and with a labelled keypoint."""
+        """Whether ``read_coco`` returns it: not a crowd, and with a labelled keypoint."""
         return not self.is_crowd and bool(self.labelled.any())
 
 
@@ -65,7 +65,7 @@ class CocoAnnotations:
     """COCO's keypoint annotations as they stand in the file, crowds and people without labels included.
 
     Attributes:
-        file: Where they are from.
+        file: The file that they are from.
         category: The one with keypoints, as it stands in the file.
         skeleton: Its keypoints and their edges.
         images: Image id to file name.
@@ -82,7 +82,7 @@ class CocoAnnotations:
 
     @property
     def people(self) -> list[CocoAnnotation]:
-        """Those that ``read_coco`` gives, in its order."""
+        """Those that ``read_coco`` returns, in its order."""
         return [annotation for annotation in self.annotations if annotation.is_person]
 
 
@@ -105,7 +105,7 @@ def find_coco(root: Path, split: str) -> Path:
 
 
 def coco_people(annotations: CocoAnnotations, root: Path, split: str) -> People:
-    """What ``read_coco`` gives, of annotations that are read already."""
+    """What ``read_coco`` returns, from annotations that have been read."""
     people, category = annotations.people, annotations.category["id"]
     if not people:
         others = "" if category in annotations.category_ids else ", ".join(map(short, annotations.category_ids))
@@ -137,8 +137,8 @@ def read_coco_annotations(file: Path) -> CocoAnnotations:
         other = images.setdefault(image["id"], image["file_name"])
         if other != image["file_name"]:
             raise ValueError(
-                f"{file}: the image id {image['id']!r} is that of {other!r} and of {image['file_name']!r}; "
-                "number them anew."
+                f"{file}: the image id {image['id']!r} belongs to both {other!r} and {image['file_name']!r}; "
+                "renumber them."
             )
     rows = {i: row for i, row in enumerate(data["annotations"]) if row["category_id"] == category["id"]}
     ids = frozenset(row["category_id"] for row in data["annotations"])
@@ -167,7 +167,7 @@ def _category(categories: list[dict[str, Any]], file: Path) -> tuple[dict[str, A
 def _annotations(
     rows: Mapping[int, CocoRow], skeleton: Skeleton, images: Mapping[Key, str], file: Path
 ) -> list[CocoAnnotation]:
-    """The category's annotations, by their place in the file, once people are known to be in pixels and in images."""
+    """The category's annotations, by their place in the file; people are checked to be in pixels and in images."""
     places, listed = list(rows), list(rows.values())
 
     def place(n: int, field: str = "") -> str:
@@ -209,7 +209,7 @@ def _annotations(
 
 
 def _image_folder(root: Path, split: str, images: Sequence[Path]) -> Path:
-    """The one of these folders that holds the first image that is in any; without one, the first subfolder there is."""
+    """The folder that holds the first image that is in any; if none is, the first subfolder that exists."""
     folders = (root / split, root / "images", root)
     for image in images:
         for folder in folders:

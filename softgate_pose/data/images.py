@@ -20,9 +20,9 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any,
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-"""What a folder is searched for. A file that is named directly may be of any format Pillow reads."""
+"""Endings of the images that a folder is searched for. A file named directly may have any format that Pillow reads."""
 
-_ROUNDING = 1e-3  # by which a resize may leave 0..1
+_ROUNDING = 1e-3  # a resize may leave 0..1 by this much
 
 _FORMATS_THAT_RUN_PROGRAMS = ("EPS",)  # Pillow tells the format by the content, not the name
 
@@ -30,8 +30,8 @@ _FORMATS_THAT_RUN_PROGRAMS = ("EPS",)  # Pillow tells the format by the content,
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file whole, turned upright as its EXIF orientation says.
 
-    Refused are more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels, which is no photo, and PostScript,
-    for which Pillow would run another program.
+    Refused are images of more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, 179 million pixels, and PostScript, for which
+    Pillow would run another program.
     """
     path = Path(path)
     if not os.path.exists(path):  # noqa: PTH110 (a path's own method raises on names too long for a file)
@@ -67,7 +67,7 @@ def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
 
     Args:
         image: The image.
-        in_chans: 3 for RGB, 1 for grey. For another number only arrays (H, W, C) and tensors will do.
+        in_chans: 3 for RGB, 1 for grey. Other numbers need an array (H, W, C) or a tensor.
 
     Returns:
         (C, H, W): uint8, or float32 for floating point arrays and tensors.
@@ -89,7 +89,7 @@ def load_image(image: ImageSource, in_chans: int = 3) -> Tensor:
 
 
 def normalize(images: Tensor, config: PoseConfig) -> Tensor:
-    """What the network takes: colours in 0..255, (B, C, H, W), to float with the config's mean and std."""
+    """Turn colours in 0..255, (B, C, H, W), into what the network takes, by the config's mean and std."""
     dtype = images.dtype if images.is_floating_point() else torch.float32
     mean = torch.tensor(config.mean, dtype=dtype, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(config.std, dtype=dtype, device=images.device).view(1, -1, 1, 1)
@@ -112,7 +112,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says, and forget the orientation; a bad tag beside it does no harm."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block, of which Pillow raises many types, is one that says nothing
+    except Exception:  # on a damaged EXIF block, which counts as none, Pillow raises many types
         return image
     if turn is None:
         return image

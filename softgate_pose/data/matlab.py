@@ -64,7 +64,7 @@ def load_matlab(file: Path, name: str, *, structs: bool = False) -> Any:
 
 def _ask_child(file: Path, name: str, structs: bool) -> bytes:
     """What ``answer`` gives in a new process."""
-    # the package's folder is where the child finds it; of the folder that a user is in nothing is imported
+    # the child imports this package from where it lies, and nothing from the working directory
     command = [sys.executable, "-m", "softgate_pose.data.matlab"]
     command += [str(file.absolute()), name, "structs" if structs else "", str(_MEMORY)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whose threads would count as memory
@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    with suppress(ImportError, OSError, ValueError):  # Windows, or a lower limit that is set already
+    with suppress(ImportError, OSError, ValueError):  # Windows, or a lower limit is already set
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

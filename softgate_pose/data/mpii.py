@@ -28,9 +28,8 @@ _UNKNOWN = [math.nan] * 4
 def read_mpii_json(root: Path, split: str) -> People:
     """MPII in the JSON layout that HRNet and mmpose read: ``annot/<split>.json`` and ``images/``.
 
-    Coordinates in it are 1-based. Head boxes are the rows' ``head_box``, else those of
-    ``annot/gt_<split>.mat``, if that lies there. People without centre and scale, which the layout
-    marks by -1, are left out.
+    Coordinates in it are 1-based. Head boxes are the rows' ``head_box``, else those of ``annot/gt_<split>.mat``, if
+    that exists. People without centre and scale, which the layout marks by -1, are left out.
     """
     file = find_file("MPII", root, f"annot/{split}.json")
     rows: list[MpiiRow] = checked(list[MpiiRow], read_json(file), f"{file} (MPII's JSON)")
@@ -79,8 +78,8 @@ def read_mpii_mat(root: Path, split: str = "train") -> People:
 
     The file lies in ``root`` or in ``root/mpii_human_pose_v1_u12_2``, as it is unpacked. Its split
     ``train`` is all people on training images who have joints, scale and position, those of the JSON
-    layout's ``valid`` among them; the joints of test images are not published. A joint that is given is
-    labelled, hidden or not. Coordinates in it are 1-based.
+    layout's ``valid`` among them; the joints of test images are not published. Every joint in it is labelled, hidden or
+    not. Coordinates in it are 1-based.
 
     Source: Andriluka et al., CVPR 2014; the release's README.
     """
@@ -160,7 +159,7 @@ def _people(
     files: Sequence[Path],
     place: Callable[[int], str],
 ) -> People:
-    """People in 0-based pixels, of N in 1-based ones, with boxes of 200 pixels times scale round the moved centre."""
+    """People in 0-based pixels, of N in 1-based ones, with boxes of 200 pixels times scale around the centre."""
     near = np.all(np.abs(centre) <= FARTHEST, axis=1)
     require_each(near, lambda n: f"{place(n)}.center", f"must be finite and within {FARTHEST:.0f} pixels", centre)
     require_each(
@@ -185,7 +184,7 @@ def _people(
 
 
 def _require_near_heads(boxes: Floats, place: Callable[[int], str]) -> None:
-    near = ~np.any(np.abs(boxes) > FARTHEST, axis=1)  # NaN says that one is not known
+    near = ~np.any(np.abs(boxes) > FARTHEST, axis=1)  # NaN where unknown
     require_each(near, lambda n: f"{place(n)}.head_box", f"must be within {FARTHEST:.0f} pixels", boxes)
 
 
@@ -196,5 +195,5 @@ def _part(struct: Any, name: str) -> Any:
 
 
 def _listed(value: Any) -> list[Any]:
-    """The structs of a MATLAB struct array, which is a struct itself where it has one."""
+    """The structs of a MATLAB struct array; an array of one is read as the struct itself."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []

@@ -71,7 +71,7 @@ class People:
         return dataclasses.replace(self, skeleton=skeleton, keypoints=keypoints, labelled=labelled)
 
     def hold_out(self, share: float, seed: int = 0) -> tuple[People, People]:
-        """The people of the other images, and those of this share of the images, drawn at random."""
+        """Split by image, at random: the people of the other images, and those of this share of the images."""
         if not 0 <= share <= 1:
             raise ValueError(f"The share of images to hold out must be from 0 to 1, got {share}.")
         images = sorted(set(self.images))

@@ -36,7 +36,7 @@ Key = int | float | str
 
 
 def image_name(name: Any) -> str:
-    """A path below the folder of the images; one that leads out of it is not cut, lest two images become one."""
+    """The path of an image below the folder of the images; one that leads out of it is refused."""
     path = Path(name) if isinstance(name, str) else Path()
     if path.name in ("", "..") or path.anchor or ".." in path.parts:
         raise ValueError("must be the path of an image below the folder of the images")
@@ -96,13 +96,13 @@ class MpiiRow(TypedDict):
 
 
 def require_each(right: NDArray[np.bool_], place: Callable[[int], str], expected: str, values: Floats) -> None:
-    """Raise on the first of N values that is not ``right``, which says where it is and what was expected."""
+    """Raise ValueError for the first of N values that is not ``right``, naming its place and what was expected."""
     for n in np.flatnonzero(~right)[:1].tolist():
         raise ValueError(f"{place(n)} {expected}, got {short(values[n].tolist())}.")
 
 
 def require_near(joints: Floats, labelled: NDArray[np.bool_], skeleton: Skeleton, place: Callable[[int], str]) -> None:
-    """Raise on the first labelled joint of N people, (N, K, 2), that is nowhere near an image."""
+    """Raise ValueError for the first labelled joint of N people, (N, K, 2), that is nowhere near an image."""
     for n, k in np.argwhere(labelled & ~(np.abs(joints) <= FARTHEST).all(axis=2))[:1].tolist():
         raise ValueError(
             f"{place(n)}: {skeleton.keypoints[k]}, which is labelled, must be finite and within {FARTHEST:.0f} pixels, "

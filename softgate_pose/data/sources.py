@@ -19,7 +19,7 @@ READERS: dict[str, Callable[[Path, str], People]] = {
     "mpii": read_mpii_json,
     "mpii-mat": read_mpii_mat,
 }
-"""Kind of data to its reader, from the data's folder and a split to people, with the files that it read."""
+"""The reader of each kind of data, from a folder and a split to people, with the files that were read."""
 
 
 def read_people(source: str) -> People:
@@ -29,15 +29,14 @@ def read_people(source: str) -> People:
 
     Raises:
         FileNotFoundError: If the folder lacks the annotations.
-        ValueError: If the source is not of that form, the annotations are not what the kind has, or
-            nobody is in them.
+        ValueError: If the source is not of that form, the annotations are of another kind, or they hold nobody.
     """
     kind, folder, split = parse_source(source)
     return READERS[kind](folder, split)
 
 
 def read_people_and_coco(source: str) -> tuple[People, CocoAnnotations | None]:
-    """As ``read_people``, and of coco: data the annotations that the people come from, of one reading."""
+    """As ``read_people``; for coco: data also the annotations that the people come from."""
     kind, folder, split = parse_source(source)
     if kind != "coco":
         return READERS[kind](folder, split), None

@@ -36,7 +36,7 @@ class _Layout(TypedDict):
 
 
 def write_predictions(file: Path, predictions: Predictions) -> None:
-    """Write the JSON that ``read_predictions`` reads: whole or not at all, and every digit of each number."""
+    """Write the JSON that ``read_predictions`` reads, with every digit, whole or not at all."""
     data: dict[str, Any] = {
         "keypoint_names": list(predictions.keypoint_names),
         "keypoints": [
@@ -51,11 +51,11 @@ def write_predictions(file: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(file: Path, people: People) -> Predictions | list[Any]:
-    """What any system predicted for annotated people, in their order.
+    """Any system's predictions for annotated people, in their order.
 
-    Of ``.mat``, MPII's ``preds`` (N, 16, 2) in 1-based pixels, which become 0-based; of JSON with a dictionary,
-    what ``write_predictions`` writes; JSON with a list is COCO's results, and comes back as it is, for ``score_oks``
-    to check. The keypoints of the first two are named, and may be more than the people's.
+    A ``.mat`` file holds MPII's ``preds`` (N, 16, 2) in 1-based pixels, which become 0-based. JSON with an object is
+    what ``write_predictions`` writes; JSON with a list is COCO's results, returned as they are, for ``score_oks`` to
+    check. The first two may have more keypoints than the people.
     """
     if not file.is_file():
         raise FileNotFoundError(f"No predictions: expected {file}.")

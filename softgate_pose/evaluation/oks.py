@@ -193,7 +193,7 @@ def _detection(number: int, row: CocoResult, images: Mapping[Any, int]) -> dict[
 
 
 def require_pycocotools() -> tuple[Any, Any]:
-    """COCO and COCOeval of pycocotools; called before people are predicted, too, lest that be in vain."""
+    """COCO and COCOeval of pycocotools; also called before people are predicted, so that no work is lost."""
     try:
         from pycocotools.coco import COCO as PyCoco  # noqa: N811
         from pycocotools.cocoeval import COCOeval

@@ -25,7 +25,7 @@ class Evaluation:
 
     Attributes:
         protocol: Its short name: ``PCKh@0.5``, ``PCK@0.2``, ``PCK@0.1 of the box`` or ``OKS AP``.
-        definition: What exactly that counts, as variants of each name differ.
+        definition: Exactly what that counts, since variants share a name.
         table: Percent by part, or by keypoint where the skeleton is not a full body; without those that have
             no labels. Of PCKh also ``mean@0.1``, the mean at a threshold of 0.1.
         people: People scored.

@@ -130,7 +130,7 @@ def evaluate_source(
         keypoints = score_keypoints(chosen.keypoints, people)
     elif coco is None or sheet is not None or save_predictions is not None:
         raise ValueError(
-            f"{name} holds COCO's results, which do not say whom each is for: they score on coco: data, without "
+            f"{name} holds COCO's results, which do not say whom each belongs to: they score on coco: data, without "
             f"sheet and save_predictions; got {source}."
         )
     if coco is not None and (can_score_oks or chosen is None):
@@ -162,5 +162,5 @@ def _has_pycocotools() -> bool:
 def _mean_pose(training: Sequence[People], people: People) -> Predictions:
     alike = concatenate([table.to_skeleton(people.skeleton) for table in training])
     if not alike.labelled.any():
-        raise ValueError(f"mean_pose: nothing is labelled of {', '.join(people.skeleton.keypoints)}.")
+        raise ValueError(f"mean_pose: none of {', '.join(people.skeleton.keypoints)} is labelled.")
     return Predictions(people.skeleton.keypoints, mean_pose_keypoints(alike, people))

@@ -24,9 +24,10 @@ _COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
 
 def box_lookup(boxes: Mapping[str, Boxes] | None, photos: Sequence[Photo]) -> Callable[[Photo], Boxes | None]:
-    """Photo to its boxes, None for the whole photo: the one place where a run over ``photos`` gets boxes from.
+    """A function from a photo to its boxes, or to None for the whole photo.
 
-    A photo is looked up by its path as given, by its path below the folder, and by its file name, if no other has it.
+    A photo is looked up by its path as given, by its path below the folder, and by its file name, if no other photo has
+    the same.
     """
     if boxes is None:
         return lambda photo: None

@@ -12,7 +12,7 @@ from softgate_pose.data.images import IMAGE_SUFFIXES
 __all__ = ["PICTURE_MARK", "Photo", "find_photos", "picture_paths"]
 
 PICTURE_MARK = b"Drawn by softgate_pose"
-"""The JPEG comment of every picture. A file without it is somebody's, and is never replaced."""
+"""The JPEG comment of every picture. A file without it was not drawn here, and is never replaced."""
 
 _MARK_WITHIN = 512  # bytes from a JPEG's beginning
 

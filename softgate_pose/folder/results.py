@@ -23,10 +23,10 @@ __all__ = ["OUTPUT_SUFFIXES", "Results", "Stamp", "file_stamp"]
 OUTPUT_SUFFIXES = (".json", ".jsonl", ".csv")
 
 Stamp = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds: another stamp is another file under the same name."""
+"""Size in bytes and time of change in nanoseconds: another stamp means another file under the same name."""
 
 _SYNC_SECONDS = 1.0
-"""How much work a power cut may cost; to wait for the disk after every photo would cost more."""
+"""How much work a power cut may cost; waiting for the disk after every photo would cost more."""
 
 
 def file_stamp(file: Path) -> Stamp:
@@ -59,7 +59,7 @@ class Results:
         self.done: dict[str, tuple[int, Stamp]] = {}
         busy = f"{self.part} is being written by another process; wait for it to end, or choose another output."
         with ExitStack() as stack:
-            # a name that no file of the user's has, since the lock is deleted
+            # a name that no user's file has, since the lock is deleted
             lock = file.with_name(f".{zlib.crc32(os.fsencode(file.name)):08x}.lock")
             stack.enter_context(locked(lock, busy))
             stack.callback(_delete, lock)
@@ -83,7 +83,7 @@ class Results:
             self._synced = time.monotonic()
 
     def finish(self, names: Sequence[str]) -> None:
-        """Write the output at once, in the order of ``names`` and then of what else is done, and drop the part file."""
+        """Write the output, in the order of ``names`` and then of other photos done, and delete the part file."""
         ordered = dict.fromkeys((*names, *self.done))
         with (
             written_whole(self.file) as scratch,
@@ -140,7 +140,7 @@ class Results:
         ]
         if differences:
             raise ValueError(
-                f"{self.part} is of an interrupted run with other settings: {'; '.join(differences)}. "
+                f"{self.part} belongs to an interrupted run with other settings: {'; '.join(differences)}. "
                 "Repeat that command to finish it, or delete the file to start again."
             )
 

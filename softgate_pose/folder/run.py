@@ -43,10 +43,10 @@ class Outcome(NamedTuple):
 
 @dataclass
 class FolderRun:
-    """Photos, and the run over them, which happens while it is iterated over, once.
+    """A run over photos, which happens while you iterate over it, once.
 
-    Of the ``photos`` an interrupted run has ``done`` so many, which have no outcome; ``gone`` is how many it has done
-    that are there no longer. ``part`` keeps what is done until the output is whole.
+    ``done`` of the ``photos`` were finished by an interrupted run and have no outcome; ``gone`` others that it finished
+    no longer exist. ``part`` holds what is done until the output is whole.
     """
 
     photos: list[Photo]
@@ -93,15 +93,15 @@ def predict_folder(
 
     Returns:
         A ``FolderRun``: its ``photos``, how many of them an earlier run has ``done``, and the outcomes of the others,
-        which it does not keep.
+        which are not stored.
 
     Raises:
         BlockingIOError: If another process is writing the same output.
         FileExistsError: If ``out`` exists and ``overwrite`` is false.
         FileNotFoundError: If a source or the boxes file does not exist.
         OSError: If an output cannot be written.
-        ValueError: If a folder holds no photos, the boxes file is not one, an output would replace what is read or
-            what is not ours, or the interrupted run had other settings.
+        ValueError: If a folder holds no photos, the boxes file is not one, an output would replace an input or a file
+            that was not drawn here, or the interrupted run had other settings.
     """
     places = [Path(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     out, pictures = (None if place is None else Path(place) for place in (out, pictures))

@@ -1,1 +1,1 @@
-"""Other libraries' ways of using the models; nothing here is loaded or registered unless it is asked for."""
+"""The models in other libraries; nothing here is loaded or registered until it is used."""

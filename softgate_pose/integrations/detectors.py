@@ -24,7 +24,7 @@ def torchvision_boxes(
     """People from a torchvision detection model, such as ``fasterrcnn_mobilenet_v3_large_320_fpn``.
 
     Args:
-        detections: One image's: ``model([image])[0]``. Those of keypoint and mask models will do, too.
+        detections: One image's: ``model([image])[0]``. Those of keypoint and mask models work, too.
         min_score: Detections with a lower score are left out.
         person: The label of people; torchvision's weights, trained on COCO, give it number 1.
     """
@@ -56,7 +56,7 @@ def ultralytics_boxes(results: Any, *, min_score: float = MIN_DETECTION_SCORE, p
 def supervision_boxes(detections: Any, *, min_score: float = MIN_DETECTION_SCORE, person: int | None = None) -> Tensor:
     """People from a supervision ``Detections``.
 
-    Where it has no scores, as those of a tracker or an annotation, none is too low; without classes, all are people.
+    Without scores, as from a tracker or an annotation, all detections pass; without classes, all are people.
 
     Args:
         detections: One image's.
@@ -74,7 +74,7 @@ def supervision_boxes(detections: Any, *, min_score: float = MIN_DETECTION_SCORE
 
 
 def _people(boxes: Any, classes: Any, scores: Any, min_score: float, person: int) -> Tensor:
-    """The boxes of one class whose score will do and that have an area."""
+    """The boxes of one class with a high enough score and an area."""
     boxes = torch.as_tensor(boxes).detach().to("cpu", torch.float32).reshape(-1, 4)
     wanted = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     for what, values in (("classes", classes), ("scores", scores)):

@@ -14,7 +14,7 @@ __all__ = ["to_key_points"]
 
 
 def to_key_points(poses: Poses, *, min_score: float = MIN_SCORE) -> supervision.KeyPoints:
-    """Poses as a supervision ``KeyPoints``; person i stays person i.
+    """Poses as a supervision ``KeyPoints``, with the people in the same order.
 
     Scores become ``keypoint_confidence``, their mean over a person's keypoints ``detection_confidence``;
     the class is 0, the boxes are ``data["box"]``. Supervision's annotators count keypoints from 1:

@@ -1,1 +1,1 @@
-"""The network: soft-gated blocks, the hourglass built of them, and the stack of hourglasses."""
+"""The networks, an architecture a file, and what is done to them as a whole: deploy, adapt, grow."""

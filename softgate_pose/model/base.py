@@ -18,7 +18,7 @@ __all__ = ["PoseModel"]
 class PoseModel(nn.Module):
     """A network from images of one person each to one heatmap per keypoint.
 
-    An architecture is a subclass that is built from a config alone and defines ``outputs``; the rest may stay.
+    An architecture is a subclass that is built from a config alone and defines ``outputs``; the rest is optional.
 
     Attributes:
         config: The network's config, in whatever form it runs.
@@ -30,7 +30,7 @@ class PoseModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and the images must be."""
+        """Where its weights are, and images must be."""
         return next(self.parameters()).device
 
     @property

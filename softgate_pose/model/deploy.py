@@ -16,10 +16,10 @@ __all__ = ["DeployedPose", "deploy"]
 
 
 def deploy(model: PoseModel) -> PoseModel:
-    """A faster form of a model, for inference: the same heatmaps, to rounding.
+    """A faster form of a model, for inference: the same heatmaps, up to rounding.
 
     In float32 they agree to 1e-5 of the largest value. ``predict``, ``evaluate``, ``export_model`` and
-    ``torch.compile`` take it as they take the model itself. It cannot be trained, nor saved: keep the model.
+    ``torch.compile`` take it like the model itself. It cannot be trained or saved, so keep the model.
 
     Args:
         model: From ``create_model``; it is left as it is.

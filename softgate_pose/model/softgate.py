@@ -141,8 +141,8 @@ class SoftGatedBlock(nn.Module):
     """Three 3×3 convolutions in a chain, concatenated, plus a gated copy of the input.
 
     ``y = concat(o1, o2, o3) + alpha * x``, each ``o`` a BN-ReLU-conv of the one before, of N/2, N/4
-    and N/4 channels, N being ``width``. What ``alpha`` is, ``gate`` says; None leaves out the skip path, as a change
-    of channels must.
+    and N/4 channels, N being ``width``. ``gate`` says what ``alpha`` is; None leaves out the skip path, as it must
+    where the channels change.
     """
 
     alpha: Tensor | None

@@ -33,9 +33,8 @@ def draw_poses(
     Line widths follow each person's size, so a small figure is not painted over.
 
     Args:
-        image: As for ``predict``, of any number of channels: of more than 3 the first three are shown, of two the
-            first as grey.
-        keypoints: (N, K, 2) as (x, y) in image pixels; NaN for none.
+        image: As for ``predict``, with any number of channels: the first three are shown, or the first of two as grey.
+        keypoints: (N, K, 2) as (x, y) in image pixels; NaN where missing.
         scores: (N, K).
         skeleton: Names and edges of the K keypoints.
         min_score: Keypoints with a lower score, and the edges to them, are left out.

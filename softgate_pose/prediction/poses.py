@@ -24,7 +24,7 @@ class Poses:
         keypoints: (N, K, 2) as (x, y) in image pixels; (0, 0) is the centre of the top-left pixel.
         scores: (N, K): the height of the heatmap's peak, cut to 0..1. 1 is as high and sharp as the
             training target, 0 is no peak. A measure of confidence that ranks keypoints, not a probability.
-        boxes: (N, 4) as (x0, y0, x1, y1) in image pixels: the people that were asked for.
+        boxes: (N, 4) as (x0, y0, x1, y1) in image pixels: the people, as they were given.
         skeleton: Names and edges of the K keypoints.
     """
 

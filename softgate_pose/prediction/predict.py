@@ -45,27 +45,25 @@ def predict(
 ) -> Poses:
     """Find the keypoints of each person in a photo.
 
-    Runs on the device of the model's parameters. The model is put in evaluation mode for the call,
-    and left as it came.
+    Runs on the device of the model's parameters. The model runs in evaluation mode, and is left as it was.
 
     Args:
         model: From ``create_model``, ``deploy`` or ``load_onnx``.
         image: A path, PIL image, NumPy array (H, W, C) or tensor (C, H, W); see ``load_image``.
         boxes: The people, (N, 4) as (x0, y0, x1, y1) in pixels of the upright image, from any
-            detector. None: the whole image is one person. A box may reach over the image's border.
+            detector. None: the whole image is one person. A box may extend beyond the image.
         flip_test: Average with the mirrored image's heatmaps: twice the time, a little more accurate.
         decode: See ``decode_heatmaps``.
         batch_size: People that go through the network together.
-        box_scale: Factor on a box's width and height that is shown to the network. The whole image is
-            shown as it is.
+        box_scale: Factor on a box's width and height, for the area that the network sees; not for a whole image.
 
     Returns:
-        ``Poses`` on the CPU. No boxes, ``boxes=[]``, give no poses. The box of a whole image is that
+        ``Poses`` on the CPU. ``boxes=[]`` gives no poses. The box of a whole image is that
         of its pixels' outer edges, (-0.5, -0.5, W - 0.5, H - 0.5).
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        TypeError: If ``image`` is of no known kind.
+        TypeError: If ``image`` is none of these.
         ValueError: If the image cannot be read, or a box is not finite, lies wholly outside the image, is more
             than 100 times as large, or at most a pixel wide and high.
     """
@@ -105,7 +103,7 @@ def predict_people(
         The model's keypoints and their scores, on the CPU.
 
     Raises:
-        ValueError: If the model lacks a keypoint of the people's, on which it is to be scored, or
+        ValueError: If the model lacks one of the people's keypoints, or
             ``batch_size`` is below 1.
     """
     _check_batch_size(batch_size)
@@ -191,12 +189,12 @@ def decode_crops(heatmaps: Tensor, decode: DecodeMethod = "dark", *, stride: int
 
 _switching = threading.Lock()
 _evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
-"""Models that threads run now: how many do, and which of their modules were in training mode before."""
+"""The models that threads are running: how many threads, and which modules were in training mode before."""
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode from the first of several threads' calls to the last, and then what was before."""
+    """Evaluation mode while any thread runs the model, and then the mode that it had before."""
     with _switching:
         count, in_training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
         _evaluated[model] = count + 1, in_training

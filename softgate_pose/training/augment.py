@@ -25,7 +25,7 @@ _LARGEST_HALF_ZOOM = 2.0  # stored crops have no finer detail
 
 @dataclass(frozen=True)
 class Changes:
-    """Random values for B crops, drawn before anything is known of the crops."""
+    """Random values for B crops, drawn before the crops are read."""
 
     angle: Tensor  # (B,) radians
     zoom: Tensor  # (B,)
@@ -110,7 +110,7 @@ def _matrices(crops: Crops, changes: Changes, config: PoseConfig) -> Tensor:
 
 
 def _show_half(crops: Crops, half: Tensor, matrices: Tensor, config: PoseConfig) -> Tensor:
-    """The maps (B, 2, 3), changed to show half a body where that is asked for and enough of it is labelled."""
+    """The maps (B, 2, 3), changed to show half a body where that was drawn and enough of it is labelled."""
     lower = torch.tensor([name in _LOWER_BODY for name in config.skeleton.keypoints])
     used = crops.labelled & torch.where(half[:, None] > 0, ~lower, lower)
     low = torch.where(used[..., None], crops.keypoints, torch.inf).amin(dim=1)

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: written whole or not at all, and given back exactly."""
+"""The state of a training run on disk: written whole or not at all, and restored exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 _LATER = {"model.architecture": "softgate", "teacher.model.architecture": "softgate"}
-"""Settings that older states do not name, and what all runs had then."""
+"""Settings missing from older states, and the values that all runs had then."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Progress:
 
 
 class TrainingState:
-    """Everything that a run needs to go on, as one safetensors file in its folder; ``run`` may not change within it."""
+    """Everything that a run needs to go on, as one safetensors file in its folder; ``run`` must stay the same."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class TrainingState:
         ]
         if lines:
             raise ValueError(
-                f"{file} is of another run: {'; '.join(lines)}. Give the settings of that run to go on with it, "
+                f"{file} belongs to another run: {'; '.join(lines)}. Give the settings of that run to go on with it, "
                 "train into another folder, or delete this one to start again."
             )
 

@@ -101,7 +101,7 @@ class CropStore:
         return Crops(images, self._keypoints[rows], self.people.labelled[rows])
 
     def _share(self, cutter: _Cutter, folder: Path, accelerator: Accelerator) -> tuple[list[int], list[str]]:
-        """All crops, in a file that is mapped into memory, of which a machine's processes so have one copy.
+        """All crops, in a file that is mapped into memory, so that a machine's processes share one copy.
 
         The first process of a machine writes the file, and removes it as soon as all have mapped it: its space is
         freed when the last process ends, however that comes. On Windows, which removes no file in use, it stays.
@@ -172,7 +172,7 @@ class _Cutter(Dataset[tuple[Tensor, str | None]]):
 
 
 def _require_readable(count: int, problems: list[str]) -> list[str]:
-    """A line for each image that cannot be read; raise ValueError if too many of the people are in such."""
+    """A line for each image that cannot be read; raise ValueError if that affects too many of the people."""
     images = list(dict.fromkeys(problems))
     if len(problems) > MAX_UNREADABLE * count:
         raise ValueError(

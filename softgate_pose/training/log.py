@@ -40,7 +40,7 @@ class RunLog:
                     self.board.add_scalar(name, value, step)
 
     def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the CSV anew, so that it has no epoch twice, and show TensorBoard the last row."""
+        """Rewrite the CSV, so that it has no epoch twice, and log the last row to TensorBoard."""
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in history for key in row)), lineterminator="\n")
         writer.writeheader()
@@ -68,7 +68,7 @@ class RunLog:
 
     @contextmanager
     def _without_board_on_error(self) -> Iterator[None]:
-        """Go on without TensorBoard when the disk is full: whether the run can is for its state to say."""
+        """Go on without TensorBoard when the disk is full; saving the run's state shows whether the run can go on."""
         try:
             yield
         except OSError as error:

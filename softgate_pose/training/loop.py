@@ -52,11 +52,11 @@ def fit(
     engine: Engine | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> Any:
-    """Train a task's model, or go on with the run that ``folder`` holds; every process of a run calls it alike.
+    """Train a task's model, or resume the run in ``folder``; every process of a run calls it with the same arguments.
 
     The order of the samples depends on the seed and the epoch alone, their augmentation on the seed and
-    the step, so a run that is stopped at any moment and called again with the same arguments goes on
-    as if it had not been. Each process takes its part of each batch; the first alone writes, validates and reports.
+    the step, so a run that is stopped at any moment and called again with the same arguments goes on as if it had not
+    stopped. Each process takes its part of each batch; the first alone writes, validates and reports.
 
     A run whose weights did not begin as ``start`` says, a digest such as ``weights_digest`` gives, or None for fresh
     ones, is refused. Returns the model with the moving average of its weights, if the recipe has one.
@@ -245,7 +245,7 @@ class _Run:
         return loss, feeding
 
     def _require_finite(self, loss: float) -> None:
-        """Stop before a state that has no future replaces the last good one."""
+        """Stop before a diverged state replaces the last good one."""
         if math.isfinite(loss) and all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
             return
         raise RuntimeError(

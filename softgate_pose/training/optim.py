@@ -19,7 +19,7 @@ _PROCESS_TIMEOUT = timedelta(days=1)  # the others wait for the first process wh
 
 
 def make_accelerator(recipe: Recipe, device_name: str) -> Accelerator:
-    """An Accelerator of a run's own, whatever the run before it in this process, or a launcher's settings, were."""
+    """A new Accelerator, whatever an earlier run in this process, or a launcher's settings, were."""
     try:
         from accelerate import Accelerator, PartialState
         from accelerate.state import AcceleratorState
@@ -58,7 +58,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     settings = {"opt": recipe.optimizer, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(model, **settings, **recipe.optimizer_settings)
-    except (TypeError, IndexError, ValueError) as error:  # optimizers check their own settings, or do not
+    except (TypeError, IndexError, ValueError) as error:  # not all optimizers check their settings themselves
         raise ValueError(f"optimizer_settings do not fit {recipe.optimizer}: {error}.") from None
     return optimizer
 

@@ -94,7 +94,7 @@ class Recipe:
     weight_decay: Number = 0.01
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip_grad: Number = 5.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # all that generators take
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # the range that generators accept
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

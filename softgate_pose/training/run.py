@@ -88,8 +88,7 @@ def train(
         report_test: Called with each row of the card's tables as it is measured.
 
     Returns:
-        ``folder/model``, written by ``save_pretrained`` in fp16; of several processes by the first, while
-        the others wait.
+        ``folder/model``, written by ``save_pretrained`` in fp16, by the first of several processes.
 
     Raises:
         BlockingIOError: If another process trains into the folder.
@@ -97,7 +96,7 @@ def train(
         OSError: If a file cannot be read or written.
         RuntimeError: If the loss or the weights are no longer finite, or an image cannot be read any more.
         ValueError: If an argument is wrong, people or teacher do not fit the model, a test cannot be measured, or the
-            folder holds another run. All that shows before training is raised before it.
+            folder holds another run. Whatever can be checked before training is.
     """
     preset = (get_preset(recipe) if isinstance(recipe, str) else Preset(recipe)).change(settings or {})
     read = {source: read_people(source) for source in sources}
@@ -105,7 +104,9 @@ def train(
         skeleton = read[sources[0]].skeleton
     if isinstance(model, PoseModel):
         if preset.model.keys() & set(settings or ()) or skeleton or checkpoint or grow_from:
-            raise ValueError("Settings of the model, skeleton, checkpoint and grow_from are for a model that is named.")
+            raise ValueError(
+                "Settings of the model, skeleton, checkpoint and grow_from need a model's name, not a model."
+            )
         network = model
     else:
         network, before = _build(model, preset, set(settings or ()), skeleton, checkpoint, grow_from)
@@ -144,7 +145,7 @@ def train(
         }
         if teacher is not None:
             record["teacher"] = teacher.to_card()
-        if before is not None:  # but for what it measured, which is not of these weights
+        if before is not None:  # without its measurements, which are not of these weights
             rest = {key: value for key, value in before.items() if key not in ("metrics", "baseline")}
             record["before"] = cast("TrainingRecord", rest)
         _measure_and_save(trained, folder / "model", record, named_tests, people, report_test or (lambda row: None))
@@ -171,12 +172,12 @@ def _build(
 ) -> tuple[PoseModel, TrainingRecord | None]:
     """The network to train, and the record of the weights that it starts from; the user chose some settings."""
     before = find_training(name, checkpoint=checkpoint)
-    # where gates start and what the heatmaps are is for a recipe to say, but weights have theirs
+    # a recipe says where gates start and what the heatmaps are, unless weights do
     theirs = set()
     if before is not None or zoo.get_entry(name).config.architecture != "softgate":
         theirs.add("alpha_init")
     if before is not None and (checkpoint is None or find_checkpoint(checkpoint).config is not None):
-        theirs.add("heatmap")  # which tensors alone do not tell
+        theirs.add("heatmap")  # tensors alone do not say
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.recipe.seed)
         own = {key: value for key, value in preset.model.items() if key in chosen or key not in theirs}
@@ -256,7 +257,7 @@ def _of_model(people: People, model: PoseModel, source: str) -> People:
 
 
 def _named_tests(tests: Mapping[str, People], model: PoseModel, training: People) -> list[tuple[str, People]]:
-    """The people of each test, by the name that the card gives it, which tells of images that are trained on, too."""
+    """The people of each test, by its name on the card, which says if its images are trained on."""
     trained_on = {image.resolve() for image in training.images} if tests else set()
     named = []
     for source, people in tests.items():

@@ -75,7 +75,7 @@ class Task(Protocol):
         """What must be the same whenever a run goes on, as JSON: model, data and what else the targets come from."""
 
     def check(self, recipe: Recipe, parts: int) -> None:
-        """Raise ValueError unless a batch in so many parts can be trained on; no file is written before."""
+        """Raise ValueError unless a batch in so many parts can be trained on; called before any file is written."""
 
     def prepare(self, accelerator: Accelerator, engine: Engine, folder: Path) -> Store:
         """Make ready for steps, in every process at the same time."""

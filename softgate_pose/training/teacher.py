@@ -20,7 +20,7 @@ __all__ = ["Teacher"]
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained model, and how much its word counts.
+    """A trained model, and its share of the targets.
 
     The idea is that of knowledge distillation (Hinton et al. 2015, arXiv 1503.02531), for heatmaps that
     of Zhang et al., "Fast Human Pose Estimation", CVPR 2019 (arXiv 1811.05419).
@@ -47,12 +47,12 @@ class Teacher:
             raise ValueError(f"A teacher's share must be above 0 and at most 1, got {self.share!r}.")
 
     def identity(self) -> dict[str, Any]:
-        """A fingerprint of what it teaches, as JSON: its weights, its share and its config but for the name."""
+        """A fingerprint of what it teaches, as JSON: its weights, its share, and its config without the name."""
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "name"}
         return {"weights": weights_digest(self.model)[:16], "share": self.share, "model": config}
 
     def to_card(self) -> TeacherRecord:
-        """What the card of a model that it taught says of it."""
+        """Its entry on the card of a model that it taught."""
         record: TrainingRecord = self.training or {}
         return {
             "name": self.name or self.model.config.name,
@@ -114,7 +114,7 @@ class SoftTargets(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of normalised images (B, C, H, W).
 
-        The teacher sees them in the size that it was trained in: people of another size it hardly knows.
+        The teacher sees them at the size that it was trained at, since it is much worse at another.
         """
         size = self.network.config.input_size
         if images.shape[2:] != size:

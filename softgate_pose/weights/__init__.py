@@ -1,1 +1,1 @@
-"""Weights: on disk and on the Hub, with what is known of them."""
+"""Weights: on disk and on the Hub, with their records and cards."""

@@ -118,7 +118,7 @@ def fetch_config(repo: str, revision: str | None = None) -> PoseConfig:
 
 
 def _fetch(repo: str, revision: str | None, names: tuple[str, ...], read: Callable[[Path], T]) -> T:
-    """What ``read`` makes of the folder of these files.
+    """The result of ``read`` for the folder of these files.
 
     If it cannot use them, they are downloaded once more: the cache would keep damaged ones for ever.
     """
@@ -312,7 +312,7 @@ def _read_header(file: Path) -> dict[str, str]:
 
 
 def _check_shapes(model: PoseModel, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raise ``RuntimeError`` unless tensors of these shapes are a model's."""
+    """Raise ``RuntimeError`` unless tensors of these shapes fit a model."""
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     problems = []
     if misfits := [key for key in own if shapes.get(key, own[key]) != own[key]]:
@@ -327,7 +327,7 @@ def _check_shapes(model: PoseModel, shapes: Mapping[str, tuple[int, ...]], sourc
 
 
 def _remedy(own: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """How to build a model that tensors of these shapes fit, where its first and last convolution tell."""
+    """How to build a model that tensors of these shapes fit, as far as two of its convolutions show."""
     changes = []
     if own.keys() == shapes.keys():
         stem, head = "stem.0.weight", "heads.0.weight"

@@ -14,7 +14,7 @@ _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIS
 
 
 def fetch_files(repo: str, revision: str | None, names: tuple[str, ...], *, force: bool = False) -> Path:
-    """The folder of the cache that holds these files of one revision, downloaded where it lacks them, or by force.
+    """The folder of the cache that holds these files of one revision, downloaded if missing or forced.
 
     With a full commit hash as revision a cached file needs no request.
     """
@@ -70,7 +70,7 @@ def _explain(error: BaseException) -> tuple[type[OSError], str]:
     """Why a download failed and what to do, and the type of error that this is."""
     from huggingface_hub import constants, errors
 
-    # these two only tell of the cache, or of force; the Hub's own error is their cause
+    # these two only describe the cache, or force; the Hub's own error is their cause
     if (isinstance(error, errors.LocalEntryNotFoundError) or type(error) is ValueError) and error.__cause__:
         error = error.__cause__
     message = " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -17,7 +17,7 @@ __all__ = ["Publication", "index_row", "plan", "publish"]
 
 @dataclasses.dataclass(frozen=True)
 class Publication:
-    """One repository, as it is to be.
+    """A repository as it will be published.
 
     Attributes:
         weights: The bundled weights.

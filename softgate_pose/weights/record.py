@@ -1,4 +1,4 @@
-"""How weights came to be: the record of it, and the names of the files that hold it and them. Imports no torch."""
+"""How weights came to be: their record, and the names of the files that hold both. Imports no torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TeacherRecord(TypedDict):
 
 
 class TrainingRecord(TypedDict, total=False):
-    """How weights came to be, as ``training.json`` holds it; a card says "not stated" of what is missing.
+    """How weights came to be, as ``training.json`` holds it; a card says "not stated" for missing fields.
 
     Attributes:
         data: A line for each data set.
@@ -73,12 +73,12 @@ class TrainingRecord(TypedDict, total=False):
 
 
 def read_config(entry: PretrainedEntry) -> PoseConfig | None:
-    """The config of bundled weights; None of others, which it would have to be downloaded for."""
+    """The config of bundled weights; None for others, which would have to be downloaded."""
     return None if entry.folder is None else PoseConfig.from_json((entry.folder / CONFIG_FILE).read_bytes())
 
 
 def read_training(entry: PretrainedEntry) -> TrainingRecord:
-    """How bundled weights were trained; of others nothing is known."""
+    """How bundled weights were trained; empty for others."""
     return {} if entry.folder is None else read_record(entry.folder / TRAINING_FILE)
 
 
@@ -88,7 +88,7 @@ def read_record(file: Path) -> TrainingRecord:
 
 
 def check_training(training: Any, subject: str) -> TrainingRecord:
-    """The same, a ValueError if a field is of another kind or nearly a known one, such as ``license``."""
+    """``training`` itself; a ValueError if a field has another type, or nearly a known name, such as ``license``."""
     checked(TrainingRecord, training, subject)
     for run in runs(training):
         for key, value in run.items():
