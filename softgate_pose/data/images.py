@@ -163,7 +163,7 @@ def _bytes(values: np.ndarray[Any, Any], white: int) -> np.ndarray[Any, Any]:
 
 
 def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
-    given = array.shape
+    shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
@@ -187,9 +187,9 @@ def _from_array(array: np.ndarray[Any, Any], in_chans: int) -> Tensor:
         grey = array @ np.array([0.299, 0.587, 0.114])
         array = (grey.round() if array.dtype == np.uint8 else grey).astype(array.dtype)[..., None]
     if array.shape[2] != in_chans:
-        remedy = " This one looks like (C, H, W): pass torch.from_numpy(array)." if given[0] == in_chans else ""
+        remedy = " This one looks like (C, H, W): pass torch.from_numpy(array)." if shape[0] == in_chans else ""
         raise ValueError(
-            f"An image array must have shape (H, W, C) with C = {in_chans}, the model's in_chans; got {given}.{remedy}"
+            f"An image array must have shape (H, W, C) with C = {in_chans}, the model's in_chans; got {shape}.{remedy}"
         )
     array = np.ascontiguousarray(array.transpose(2, 0, 1))
     # PyTorch has no read-only tensors, and warns of arrays that are, such as Pillow's
