@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from softgate_pose import create_model, list_models, predict, zoo
+from softgate_pose import create_model, list_models, load_image, normalize, predict, zoo
 from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.pose import geometry
 from softgate_pose.prediction.draw import MIN_SCORE
-from softgate_pose.prediction.predict import predict_crops
+from softgate_pose.prediction.predict import crop_matrices, infer_heatmaps, predict_crops
 from softgate_pose.training.augment import Augmentation, augment, sample_changes
 from softgate_pose.training.crops import Crops
 from softgate_pose.training.losses import heatmap_loss
@@ -49,16 +50,30 @@ def test_batches_of_a_photos_people_agree(name):
         torch.testing.assert_close(other_scores, scores, atol=1e-5, rtol=0)
 
 
+def has_rival(model):
+    """Which of the same keypoints have a second peak, of at least nine tenths of the height: rounding may choose it."""
+    (boxes,) = json.loads((EXAMPLES / "boxes.json").read_text(encoding="utf-8")).values()
+    pixels = load_image(EXAMPLES / "photo.jpg")
+    _, matrices = crop_matrices([*boxes, *boxes[:1]], tuple(pixels.shape[1:]), model.config)
+    crops = geometry.crop(pixels, matrices, model.config.input_size)
+    heatmaps = infer_heatmaps(model, normalize(crops, model.config))
+    (height, width), flat = heatmaps.shape[2:], heatmaps.flatten(2)
+    peaks, places = flat.max(dim=2, keepdim=True)
+    columns, rows = torch.arange(width).repeat(height), torch.arange(height).repeat_interleave(width)
+    away = (columns - places % width) ** 2 + (rows - places // width) ** 2 > 3**2
+    return (flat * away).amax(dim=2) >= 0.9 * peaks.squeeze(2)
+
+
 @pytest.mark.parametrize("name", BUNDLED)
 @pytest.mark.parametrize(("dtype", "median", "largest"), [(torch.float16, 0.05, 0.5), (torch.bfloat16, 0.2, 1.0)])
 def test_half_precision_moves_keypoints_by_less_than_a_pixel(name, dtype, median, largest):
-    """In pixels of the photo, of the keypoints that are drawn; the bounds are those of docs/numerics.md."""
+    """In pixels of the photo, of the keypoints that are drawn and have no rival; the bounds are in docs/numerics.md."""
     exact, scores = on_the_photo(create_model(name))
     try:
         half, _ = on_the_photo(create_model(name, dtype=dtype))
     except RuntimeError as error:
         pytest.skip(f"no {dtype} on this processor: {error}")
-    moved = (half - exact).norm(dim=-1)[scores >= MIN_SCORE]
+    moved = (half - exact).norm(dim=-1)[(scores >= MIN_SCORE) & ~has_rival(create_model(name))]
     assert len(moved) > 20
     assert moved.median() < median
     assert moved.amax() < largest
