@@ -37,13 +37,13 @@ def main(data: Path | None, write: bool) -> int:
             continue
         training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
         for table, row in measured(name, training, tests, data):
-            told = {key: row[key] for key in ("data", "flip_test") if key in row}
-            there = next((old for old in training[table] if told.items() <= old.items()), {})
+            label = {key: row[key] for key in ("data", "flip_test") if key in row}
+            there = next((old for old in training[table] if label.items() <= old.items()), {})
             off = [key for key in row if key not in there or _differ(row[key], there[key])]
             differing += len(off)
-            found = ", ".join(f"{key} {there.get(key)} on the card, {row[key]} now" for key in off)
+            difference = ", ".join(f"{key} {there.get(key)} on the card, {row[key]} now" for key in off)
             what = "" if table == "metrics" else "mean pose, "
-            print(f"{name}, {what}{told}: {found or 'as on the card'}", flush=True)
+            print(f"{name}, {what}{label}: {difference or 'as on the card'}", flush=True)
             if there:
                 training[table][training[table].index(there)] = row
             else:
@@ -72,18 +72,18 @@ def measured(
 
 def trained_on(command: str, data: Path) -> People:
     """The people that a training command trained on."""
-    given = train_command.make_context("train", shlex.split(command)[2:]).params
-    sources = [source.replace(":data/", f":{data}/") for source in given["sources"]]
+    options = train_command.make_context("train", shlex.split(command)[2:]).params
+    sources = [source.replace(":data/", f":{data}/") for source in options["sources"]]
     model = zoo.MODELS["sgpose_0m5_1s"].config  # all bundled weights have MPII's keypoints
     return concatenate(
-        [read_people(s).to_skeleton(model.skeleton).hold_out(given["hold_out"], given["seed"])[0] for s in sources]
+        [read_people(s).to_skeleton(model.skeleton).hold_out(options["hold_out"], options["seed"])[0] for s in sources]
     )
 
 
-def _differ(found: object, stored: object) -> bool:
-    if isinstance(found, float) and isinstance(stored, (int, float)):
-        return abs(found - stored) > TOLERANCE
-    return found != stored
+def _differ(now: object, stored: object) -> bool:
+    if isinstance(now, float) and isinstance(stored, (int, float)):
+        return abs(now - stored) > TOLERANCE
+    return now != stored
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def summary(file: Path) -> list[str]:
             height, width = config.input_size
             cells[1] = f"{(weights.folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}"
             cells[3] = f"{zoo.get_entry(weights.model).macs * width * height / 256**2 / 1e9:.2f} G"
-        found = {
+        by_test = {
             (row["data"], row["protocol"]): row for row in read_training(weights).get("metrics", ()) if row["flip_test"]
         }
         for wanted, parts in SUMMARY.items():
-            row = found.get(wanted, {})
+            row = by_test.get(wanted, {})
             cells += [f"{row[part]:.1f}" if part in row else "–" for part in parts]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
@@ -81,8 +81,11 @@ def measured(file: Path, pattern: str = "*") -> list[str]:
     for i, weights in enumerate(zoo.pretrained_entries(pattern)):
         training, size = read_training(weights), _size(read_config(weights))
         baselines = training.get("baseline", ()) if i == 0 else ()
-        for label, found in ((f"`{weights.name}`, {size} px", training.get("metrics", ())), (_MEAN_POSE, baselines)):
-            for row in found:
+        for label, entries in (
+            (f"`{weights.name}`, {size} px", training.get("metrics", ())),
+            (_MEAN_POSE, baselines),
+        ):
+            for row in entries:
                 flip = {True: "yes", False: "no"}.get(row.get("flip_test"), "–")
                 cells = [label, f"{row['people']} of {row['data']}, {row['protocol']}", flip]
                 rows.append("| " + " | ".join(cells + [f"{row[p]:.1f}" if p in row else "–" for p in PARTS]) + " |")
@@ -187,10 +190,10 @@ def _px(size: tuple[int, int]) -> str:
 
 def benchmark(name: str, file: Path) -> list[str]:
     """What a command of `benchmarks` measured: the command, the machine, and its tables."""
-    found = ROOT / "docs" / "speed" / f"{name}.json"
-    if not found.exists():
+    results = ROOT / "docs" / "speed" / f"{name}.json"
+    if not results.exists():
         return [f"Not measured yet: `python -m benchmarks {name} --help`."]
-    data = json.loads(found.read_text(encoding="utf-8"))
+    data = json.loads(results.read_text(encoding="utf-8"))
     machine = data["machine"]
     versions = ", ".join(f"{package} {version}" for package, version in machine.pop("versions").items())
     lines = ["```sh", data["command"], "```", "", ", ".join(f"{key} {value}" for key, value in machine.items()) + "."]
@@ -198,7 +201,7 @@ def benchmark(name: str, file: Path) -> list[str]:
     for table in data["tables"]:
         shown = Table(table["title"], tuple(table["columns"]), [tuple(row) for row in table["rows"]])
         lines += ["", f"{shown.title}.", "", *shown.to_markdown()]
-    if found.with_suffix(".png").exists():
+    if results.with_suffix(".png").exists():
         lines += ["", f"![{name}, drawn from the same run](speed/{name}.png)"]
     return lines
 

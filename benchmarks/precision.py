@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 
 import softgate_pose
-from softgate_pose.model.softgate import SoftGatePose
+from softgate_pose.model.base import PoseModel
 from softgate_pose.prediction.draw import MIN_SCORE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCALES = (1.0, 1.25, 1.5)
 
 
-def keypoints(model: SoftGatePose, batch_size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def keypoints(model: PoseModel, batch_size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """Keypoints (96, 2) and scores (96,)."""
     (boxes,) = json.loads((EXAMPLES / "boxes.json").read_text(encoding="utf-8")).values()
-    found = [
+    runs = [
         softgate_pose.predict(model, EXAMPLES / "photo.jpg", boxes, batch_size=batch_size, box_scale=scale)
         for scale in SCALES
     ]
-    return torch.cat([poses.keypoints.flatten(0, 1) for poses in found]), torch.cat([p.scores.flatten() for p in found])
+    return torch.cat([poses.keypoints.flatten(0, 1) for poses in runs]), torch.cat([p.scores.flatten() for p in runs])
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
         print(f"{name}: {len(exact)} keypoints, {int(drawn.sum())} of them with a score of at least {MIN_SCORE}")
         for label, points in others.items():
             moved = (points - exact).norm(dim=1)
-            told = [f"median {part.median():.3g}, largest {part.max():.3g}" for part in (moved, moved[drawn])]
-            print(f"  {label:<20} all: {told[0]}; those: {told[1]}")
+            summaries = [f"median {part.median():.3g}, largest {part.max():.3g}" for part in (moved, moved[drawn])]
+            print(f"  {label:<20} all: {summaries[0]}; those: {summaries[1]}")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ def weird_value(rng, depth=0):
     return [weird_value(rng, depth + 1) for _ in range(rng.randrange(6))]
 
 
-def _places(value, found):
+def _places(value, places):
     """Every (container, key) in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        found.append((value, key))
-        _places(item, found)
-    return found
+        places.append((value, key))
+        _places(item, places)
+    return places
 
 
 def mutate_json(rng, value, count=None):

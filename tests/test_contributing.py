@@ -29,8 +29,8 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 def section(title):
     """The text below a heading, up to the next."""
-    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
-    return found
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    return text
 
 
 def run_block(title):
@@ -151,9 +151,9 @@ def parabola(monkeypatch):
 def test_a_decoder_is_a_step(parabola):
     torch.manual_seed(0)
     places = torch.rand(50, 3, 2) * 10 + 10
-    found, scores = decode_heatmaps(render_heatmaps(places, (32, 32)), parabola)
+    keypoints, scores = decode_heatmaps(render_heatmaps(places, (32, 32)), parabola)
     highest, _ = decode_heatmaps(render_heatmaps(places, (32, 32)), "argmax")
-    assert (found - places).abs().max() < 0.1  # a Gaussian's tip is nearly a parabola
+    assert (keypoints - places).abs().max() < 0.1  # a Gaussian's tip is nearly a parabola
     assert (highest - places).abs().max() > 0.4
     assert scores.shape == (50, 3)
 
@@ -162,9 +162,9 @@ def test_a_decoder_is_a_step(parabola):
 def test_a_decoder_of_the_text_stands_borders_and_empty_maps(parabola, value):
     maps = torch.full((1, 2, 8, 9), value)
     maps[0, 1] = render_heatmaps(torch.tensor([0.0, 4.3]), (8, 9))
-    found, _ = decode_heatmaps(maps, parabola)
-    assert found[0, 0].tolist() == [4, 3.5]
-    assert found[0, 1].tolist() == pytest.approx([0, 4.3], abs=0.1)
+    keypoints, _ = decode_heatmaps(maps, parabola)
+    assert keypoints[0, 0].tolist() == [4, 3.5]
+    assert keypoints[0, 1].tolist() == pytest.approx([0, 4.3], abs=0.1)
 
 
 PACKAGE = Path(softgate_pose.__file__).parent

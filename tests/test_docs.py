@@ -41,8 +41,8 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"),
 def fences(page, language):
     """The text of each block of a language; blocks in lists are indented, and lose that."""
     pattern = rf"^( *)```{language}\n(.*?)^\1```"
-    found = re.finditer(pattern, page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return [(re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE), match.end()) for match in found]
+    matches = re.finditer(pattern, page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [(re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE), match.end()) for match in matches]
 
 
 def block_and_output(page):
@@ -109,8 +109,8 @@ def test_command(words):
         assert (ROOT / arguments[0]).is_file()
     elif Path(program).name in ("pip", "uv"):
         extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-        asked = [name for word in arguments for name in re.findall(r"\[(.*)\]", word)]
-        assert set(asked) <= set(extras)
+        names = [name for word in arguments for name in re.findall(r"\[(.*)\]", word)]
+        assert set(names) <= set(extras)
     else:
         assert Path(program).name in ("python", "git", "ray"), f"no check for {program}"
 
@@ -363,7 +363,7 @@ def test_what_cites_the_project_names_it_as_the_package_does():
 def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
     """Two of one model, and one of another that lies on the Hub alone."""
     first = zoo.get_pretrained(zoo.list_pretrained()[0])
-    folder, known = first.folder, read_training(first)
+    folder, record = first.folder, read_training(first)
     rows = [{"model": "sgpose_1m0_2s", "tag": tag, "sha256": tag * 64, "bundled": True} for tag in "ab"]
     rows.append({"model": "sgpose_small_4s", "tag": "far", "sha256": "c" * 64, "repo": "o/r", "revision": "d" * 40})
     (tmp_path / "index.json").write_text(json.dumps(rows))
@@ -385,14 +385,14 @@ def test_tables_hold_any_number_of_weights(tmp_path, monkeypatch):
         zoo._pretrained.cache_clear()
     assert [row for row in rows if "`.a`, `.b`" in row and "docs/models/sgpose_1m0_2s.md" in row]
     assert re.findall(r"^## Weights `(.*)`$", near, re.MULTILINE) == ["sgpose_1m0_2s.a", "sgpose_1m0_2s.b"]
-    assert near.count("\nsoftgate-pose train ") == 2 * len(commands(known)) > 0
+    assert near.count("\nsoftgate-pose train ") == 2 * len(commands(record)) > 0
     assert f"`hf-hub:o/r@{'d' * 40}`" in far
     assert "not stated" in far
     assert "There are no weights of this model yet" in none
     labels = [row.split(" | ")[0] for row in measured[2:]]
-    assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(known["metrics"])]
-    assert sum("mean training pose" in label for label in labels) == len(known["baseline"])  # of the first alone
-    flipped = {(row["data"], row["protocol"]): row for row in known["metrics"] if row["flip_test"]}
+    assert [sum(f".{tag}`" in label for label in labels) for tag in "ab"] == 2 * [len(record["metrics"])]
+    assert sum("mean training pose" in label for label in labels) == len(record["baseline"])  # of the first alone
+    flipped = {(row["data"], row["protocol"]): row for row in record["metrics"] if row["flip_test"]}
     cells = [cell.strip() for cell in summary[2].split("|")[1:-1]]
     assert cells[:4] == ["[`sgpose_1m0_2s.a`](docs/models/sgpose_1m0_2s.md)", "2.5", "192×192", "0.72 G"]
     assert cells[-1] == f"{flipped['lsp test', 'PCK@0.2']['limbs']:.1f}"
