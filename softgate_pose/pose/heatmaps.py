@@ -269,7 +269,7 @@ def _newton_step(peaks: _Peaks, window: Tensor) -> Tensor:
     gx, gy = (right - left) / 2, (below - above) / 2
     gxx, gyy = right - 2 * log[..., 1, 1] + left, below - 2 * log[..., 1, 1] + above
     gxy = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
-    # On the border there is no slope across it: leave a parabola that stays, and solve along it.
+    # On the border nothing is known across it: put a parabola whose top is there, so that the step goes along it.
     border_x, border_y = peaks.on_border().unbind(-1)
     zero = torch.zeros_like(gx)
     gx, gy = torch.where(border_x, zero, gx), torch.where(border_y, zero, gy)
