@@ -564,14 +564,6 @@ def test_the_installed_command_runs():
     assert softgate_pose.__version__ in result.stdout
 
 
-def cpu_seconds(*arguments):
-    """What a child process, which must succeed, computes, whatever else the machine does; and what it prints."""
-    before = os.times()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
-    after = os.times()
-    return (after.children_user - before.children_user) + (after.children_system - before.children_system), done.stdout
-
-
 def test_what_computes_nothing_loads_no_torch():
     code = """
 import sys, softgate_pose
@@ -582,11 +574,8 @@ for command in (["list"], ["info", "sgpose_0m5_1s.sports"], ["--help"], *([name,
 slow = ("torch", "timm", "torchvision", "scipy", "huggingface_hub", "matplotlib")
 print([name for name in slow if name in sys.modules])
 """
-    assert cpu_seconds("-c", code)[1].splitlines()[-1] == "[]"
-
-
-def test_listing_costs_at_most_a_third_of_importing_torch():
-    assert cpu_seconds("-m", "softgate_pose", "list")[0] <= cpu_seconds("-c", "import torch")[0] / 3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_decoders_to_choose_from_are_all_that_there_are():
